@@ -1,0 +1,219 @@
+"""Every error that taskbus raises, in one tree.
+
+    TaskbusError
+    ├── UsageError                  the call itself is wrong
+    │   └── ConfigurationError      an option, an environment variable or bus.toml is wrong
+    ├── NotFound                    no such task, agent, envelope or position
+    ├── Conflict                    refused by the bus; nothing was changed
+    │   ├── LifecycleConflict       not legal in the state that the task is in
+    │   ├── Fenced                  the token is older than the newest delivery of the task
+    │   └── DuplicateID             the ID is in the log already, with other content
+    ├── Unavailable                 the server cannot be used
+    │   ├── NoServer                nothing answers
+    │   ├── NotAServer              something answers, and it is not Redis or Valkey
+    │   ├── WrongPassword           authentication is missing or refused
+    │   ├── NoPermission            the user may not run a command or touch a key
+    │   ├── TooOld                  older than Redis 7.0
+    │   ├── ReadOnlyServer          a replica, or a server that refuses writes
+    │   ├── OutOfMemory             the memory limit is reached
+    │   └── ServerFault             any other error that the server answered
+    ├── TimedOut                    the answer did not come in time
+    ├── RefusedByBudget             a cap would be exceeded
+    ├── ProjectionStopped           the read models cannot be folded any further, or not be used
+    │   └── CheckpointLost          the log does not hold what was folded last
+    └── InvalidEnvelope             the document is not a valid envelope
+
+Each carries what it is about as attributes, and says in `advice` what to do next. The command line maps the tree
+to exit codes in one table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class TaskbusError(Exception):
+    """Something went wrong."""
+
+    advice: str | None = None
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        advice: str | None = None,
+        task: str | None = None,
+        envelope: str | None = None,
+        position: str | None = None,
+    ) -> None:
+        self.message = message or (type(self).__doc__ or "").strip().partition("\n")[0]
+        super().__init__(self.message)
+        if advice is not None:
+            self.advice = advice
+        self.task = task
+        self.envelope = envelope
+        self.position = position
+
+    def details(self) -> dict[str, object]:
+        """What `--json` prints of this error: kind, message, advice, and what it is about."""
+        found: dict[str, object] = {"error": type(self).__name__, "message": self.message}
+        for name in ("advice", "task", "envelope", "position"):
+            value: object = getattr(self, name)
+            if value is not None:
+                found[name] = value
+        return found
+
+
+class UsageError(TaskbusError):
+    """The call is wrong."""
+
+
+class ConfigurationError(UsageError):
+    """The configuration is wrong."""
+
+
+class NotFound(TaskbusError):
+    """No such thing is on this bus."""
+
+
+class Conflict(TaskbusError):
+    """The bus refused the envelope; nothing was changed."""
+
+
+class LifecycleConflict(Conflict):
+    """The envelope is not legal in the state that its task is in.
+
+    `reason` is `lifecycle` (not in this state, or not from this sender), `held` (a worker has it under a lease) or
+    `recipient` (it must go to the assignee). `state` is the task's state, `holder` who is to act now, `legal` what
+    would be accepted, as pairs of a message type and the roles that may send it.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str,
+        state: str,
+        holder: str,
+        legal: Sequence[tuple[str, Sequence[str]]] = (),
+        advice: str | None = None,
+        task: str | None = None,
+        envelope: str | None = None,
+    ) -> None:
+        super().__init__(message, advice=advice, task=task, envelope=envelope)
+        self.reason = reason
+        self.state = state
+        self.holder = holder
+        self.legal = tuple((kind, tuple(roles)) for kind, roles in legal)
+
+    def details(self) -> dict[str, object]:
+        """What `--json` prints: with the reason, the state, the holder and what would be legal."""
+        legal = [{"type": kind, "by": list(roles)} for kind, roles in self.legal]
+        return {
+            **super().details(),
+            "reason": self.reason,
+            "state": self.state,
+            "holder": self.holder,
+            "legal": legal,
+        }
+
+
+class Fenced(Conflict):
+    """The fencing token is older than the newest delivery; somebody else owns this work now."""
+
+    advice = "Drop the result: the newer delivery publishes its own. Take from the inbox for new work."
+
+
+class DuplicateID(Conflict):
+    """An envelope with this ID and other content is in the log already."""
+
+    advice = "Give the new envelope an ID of its own; leave `id` out and one is made."
+
+
+class Unavailable(TaskbusError):
+    """The server cannot be used."""
+
+
+class NoServer(Unavailable):
+    """Nothing answers."""
+
+
+class NotAServer(Unavailable):
+    """What answers is neither Redis nor Valkey."""
+
+
+class WrongPassword(Unavailable):
+    """The server refused the user or the password."""
+
+
+class NoPermission(Unavailable):
+    """The user may not run this command or touch this key."""
+
+
+class TooOld(Unavailable):
+    """The server is older than Redis 7.0."""
+
+
+class ReadOnlyServer(Unavailable):
+    """The server refuses writes."""
+
+
+class OutOfMemory(Unavailable):
+    """The server has reached its memory limit."""
+
+
+class ServerFault(Unavailable):
+    """The server answered with an error."""
+
+
+class TimedOut(TaskbusError):
+    """The answer did not come in time."""
+
+
+class RefusedByBudget(TaskbusError):
+    """The cap would be exceeded."""
+
+
+class ProjectionStopped(TaskbusError):
+    """The read models cannot be folded any further; what was folded before stays as it is."""
+
+
+class CheckpointLost(ProjectionStopped):
+    """The log does not hold what was folded last: it was emptied, trimmed or restored, or is another one."""
+
+    advice = "`bus rebuild` folds the log that is there from its beginning."
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong with a document.
+
+    `place` is a line and column (`line 3, column 7`) or a path (`payload.goal`, with the line where it is known);
+    `found` and `expected` say what stands there and what should.
+    """
+
+    place: str
+    found: str
+    expected: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: found {self.found}, expected {self.expected}"
+
+
+class InvalidEnvelope(TaskbusError):
+    """The document is not a valid envelope; `problems` lists everything that is wrong with it."""
+
+    def __init__(self, problems: Sequence[Problem], *, source: str | None = None) -> None:
+        self.problems = tuple(problems)
+        self.source = source
+        where = f"{source}: " if source else ""
+        super().__init__(where + "; ".join(str(problem) for problem in self.problems))
+
+    def details(self) -> dict[str, object]:
+        """What `--json` prints: with every problem."""
+        problems = [{"place": p.place, "found": p.found, "expected": p.expected} for p in self.problems]
+        return {"error": type(self).__name__, "source": self.source, "problems": problems}
