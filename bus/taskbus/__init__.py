@@ -1,0 +1,145 @@
+"""taskbus: an event-sourced message bus for AI coding agents.
+
+Read the modules in this order: envelope → lifecycle → append (and scripts/append.lua) → log → delivery → worker →
+client; then one adapter in `taskbus_agents` and one projection in `taskbus_projections`.
+
+Names are imported when they are first used, so that `import taskbus` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from taskbus.append import Appended
+    from taskbus.client import Bus
+    from taskbus.codec import Document, decode, encode, read
+    from taskbus.delivery import Delivery, Inbox
+    from taskbus.envelope import (
+        Acknowledgment,
+        Answer,
+        AnyEnvelope,
+        Artifact,
+        Cancellation,
+        Completion,
+        Context,
+        Cost,
+        CriterionResult,
+        Delegation,
+        Envelope,
+        ErrorDetails,
+        Escalation,
+        Gate,
+        Hold,
+        Payload,
+        QualityGates,
+        Question,
+        Result,
+        Status,
+        Usage,
+        Verdict,
+        compose,
+    )
+    from taskbus.errors import TaskbusError
+    from taskbus.lifecycle import Task
+    from taskbus.log import Entry, Incident, Log
+    from taskbus.position import START, Position
+    from taskbus.settings import Settings
+    from taskbus.worker import Handler, Outcome, Work, Worker
+
+_HOMES = {
+    "append": ("Appended",),
+    "client": ("Bus",),
+    "codec": ("Document", "decode", "encode", "read"),
+    "delivery": ("Delivery", "Inbox"),
+    "envelope": (
+        "Acknowledgment",
+        "Answer",
+        "AnyEnvelope",
+        "Artifact",
+        "Cancellation",
+        "Completion",
+        "Context",
+        "Cost",
+        "CriterionResult",
+        "Delegation",
+        "Envelope",
+        "ErrorDetails",
+        "Escalation",
+        "Gate",
+        "Hold",
+        "Payload",
+        "QualityGates",
+        "Question",
+        "Result",
+        "Status",
+        "Usage",
+        "Verdict",
+        "compose",
+    ),
+    "errors": ("TaskbusError",),
+    "lifecycle": ("Task",),
+    "log": ("Entry", "Incident", "Log"),
+    "position": ("START", "Position"),
+    "settings": ("Settings",),
+    "worker": ("Handler", "Outcome", "Work", "Worker"),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "START",
+    "Acknowledgment",
+    "Answer",
+    "AnyEnvelope",
+    "Appended",
+    "Artifact",
+    "Bus",
+    "Cancellation",
+    "Completion",
+    "Context",
+    "Cost",
+    "CriterionResult",
+    "Delegation",
+    "Delivery",
+    "Document",
+    "Entry",
+    "Envelope",
+    "ErrorDetails",
+    "Escalation",
+    "Gate",
+    "Handler",
+    "Hold",
+    "Inbox",
+    "Incident",
+    "Log",
+    "Outcome",
+    "Payload",
+    "Position",
+    "QualityGates",
+    "Question",
+    "Result",
+    "Settings",
+    "Status",
+    "Task",
+    "TaskbusError",
+    "Usage",
+    "Verdict",
+    "Work",
+    "Worker",
+    "compose",
+    "decode",
+    "encode",
+    "read",
+]
+
+
+def __getattr__(name: str) -> object:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module 'taskbus' has no attribute {name!r}")
+    return getattr(import_module(f"taskbus.{home}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

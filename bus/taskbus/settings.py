@@ -1,0 +1,219 @@
+"""What a process was told: the server, the namespace, where its files are, and who speaks.
+
+Owns the order in which the sources are asked (option, environment, `bus.toml` found upward from the current
+folder, default) and the rules for each value. Refuses unknown keys and values, naming file, line and key.
+Called by the command line and by programs that want to be configured like it; reads nothing after loading.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, Literal, cast
+
+from taskbus.address import Address, redacted
+from taskbus.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["DEFAULT_NAMESPACE", "Durability", "Settings", "checked_namespace", "redacted"]
+
+Durability = Literal["always", "everysec"]
+
+FILE_NAME: Final = "bus.toml"
+DEFAULT_NAMESPACE: Final = "taskbus:"
+
+# Each setting with the variables that carry it; the first variable that is set and not empty counts.
+VARIABLES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "url": ("BUS_URL", "REDIS_URL"),
+        "namespace": ("BUS_NAMESPACE", "REDIS_PREFIX"),
+        "home": ("BUS_HOME",),
+        "durability": ("BUS_DURABILITY",),
+        "agent": ("BUS_AGENT",),
+    }
+)
+
+_NAMESPACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,62}:")
+_TOML_PLACE = re.compile(r"\s*\(at (?:line (?P<line>\d+), column \d+|end of document)\)$")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The settings of one process.
+
+    `url` is None where the embedded server under `home` is to be used. `namespace` ends with a colon. `home`
+    is absolute. `sources` says for each of these where it came from, in words: `option --url`,
+    `environment BUS_URL`, `/path/bus.toml line 3`, `default`. `file` is the bus.toml that was read, if any.
+    """
+
+    url: str | None = field(repr=False)
+    namespace: str
+    home: Path
+    durability: Durability
+    agent: str | None
+    sources: Mapping[str, str]
+    file: Path | None = None
+
+    @classmethod
+    def load(
+        cls,
+        *,
+        url: str | None = None,
+        namespace: str | None = None,
+        home: str | os.PathLike[str] | None = None,
+        durability: str | None = None,
+        agent: str | None = None,
+        environ: Mapping[str, str] = os.environ,
+        cwd: str | os.PathLike[str] | None = None,
+    ) -> Settings:
+        """Ask option, environment, bus.toml and default, in this order, for each setting by itself.
+
+        The arguments are the options. A relative `home` is resolved against `cwd`, or against the folder of
+        the bus.toml that says it, so that it means the same folder from wherever the command runs; without
+        any, it is `.bus` beside the bus.toml, else in `cwd`. Raises ConfigurationError.
+        """
+        here = Path(cwd) if cwd is not None else Path.cwd()
+        file = _find(here)
+        in_file = _read(file) if file else {}
+        options = {"url": url, "namespace": namespace, "home": home, "durability": durability, "agent": agent}
+        values: dict[str, str | None] = {}
+        sources: dict[str, str] = {}
+        for name in VARIABLES:
+            values[name], sources[name] = _first(name, options[name], environ, in_file, file)
+        anchor = (
+            file.parent
+            if file and (values["home"] is None or sources["home"].startswith(str(file)))
+            else here
+        )
+        return cls(
+            url=_checked_url(values["url"], sources["url"]),
+            namespace=checked_namespace(values["namespace"], source=sources["namespace"]),
+            home=_absolute(values["home"] or ".bus", anchor),
+            durability=_checked_durability(values["durability"], sources["durability"]),
+            agent=values["agent"],
+            sources=MappingProxyType(sources),
+            file=file,
+        )
+
+
+def checked_namespace(value: str | None, *, source: str = "the namespace") -> str:
+    """The namespace with its closing colon, `taskbus:` for None.
+
+    1 to 64 characters of A-Z, a-z, 0-9, `_`, `.`, `-` and `:`, the first a letter, digit or `_`. Braces would
+    choose the hash slot of a cluster, and glob characters and spaces would break patterns; they are refused.
+    """
+    if value is None:
+        return DEFAULT_NAMESPACE
+    namespace = value if value.endswith(":") else f"{value}:"
+    if not _NAMESPACE.fullmatch(namespace):
+        message = f"The namespace {value!r} ({source}) is not valid."
+        advice = (
+            "Use 1 to 64 of the characters A-Z a-z 0-9 _ . - and `:`, starting with a letter, digit or `_`, "
+            "for example my_project:"
+        )
+        raise ConfigurationError(message, advice=advice)
+    return namespace
+
+
+def _find(start: Path) -> Path | None:
+    start = start.absolute()
+    return next((path for folder in (start, *start.parents) if (path := folder / FILE_NAME).is_file()), None)
+
+
+def _first(
+    name: str,
+    option: str | os.PathLike[str] | None,
+    environ: Mapping[str, str],
+    in_file: Mapping[str, tuple[str, int]],
+    file: Path | None,
+) -> tuple[str | None, str]:
+    if option is not None:
+        return os.fspath(option), f"option --{name}"
+    for variable in VARIABLES[name]:
+        if value := environ.get(variable, "").strip():
+            return value, f"environment {variable}"
+    if name in in_file:
+        value, line = in_file[name]
+        return value, f"{file} line {line}"
+    return None, "default"
+
+
+def _read(file: Path) -> dict[str, tuple[str, int]]:
+    """Each key of the file with its value and line."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        message = f"{file} cannot be read: {error.strerror or error}."
+        raise ConfigurationError(message, advice="Make the file readable, or move it away.") from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{file} is not UTF-8 text.", advice="Save the file as UTF-8.") from error
+    try:
+        document = cast("dict[str, object]", tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        found = _TOML_PLACE.search(str(error))
+        line = int(found["line"]) if found and found["line"] else text.count("\n") + 1
+        key = _key_of(text, line)
+        message = f"{file}, line {line}{f', key `{key}`' if key else ''}: {_TOML_PLACE.sub('', str(error))}."
+        raise ConfigurationError(message, advice='Write each setting as key = "value", in quotes.') from error
+    values: dict[str, tuple[str, int]] = {}
+    for key, value in document.items():
+        line = _line_of(text, key)
+        if key not in VARIABLES:
+            near = difflib.get_close_matches(key, VARIABLES, n=1)
+            hint = f"Did you mean `{near[0]}`? " if near else ""
+            message = f"{file}, line {line}: unknown key `{key}`."
+            raise ConfigurationError(message, advice=f"{hint}Known keys: {', '.join(VARIABLES)}.")
+        if not isinstance(value, str) or not value.strip():
+            kind = "an empty text" if isinstance(value, str) else f"a {type(value).__name__}"
+            message = f"{file}, line {line}, key `{key}`: found {kind}, expected a text."
+            raise ConfigurationError(message, advice=f'Write {key} = "value", or leave the line out.')
+        values[key] = (value.strip(), line)
+    return values
+
+
+def _line_of(text: str, key: str) -> int:
+    pattern = re.compile(rf"""^\s*\[*\s*["']?{re.escape(key)}["']?\s*[.=\]]""", re.MULTILINE)
+    found = pattern.search(text)
+    return text.count("\n", 0, found.end()) + 1 if found else 1
+
+
+def _key_of(text: str, line: int) -> str | None:
+    lines = text.splitlines()
+    found = re.match(r"\s*([A-Za-z0-9_-]+)\s*=", lines[line - 1]) if 0 < line <= len(lines) else None
+    return found[1] if found else None
+
+
+def _absolute(home: str, anchor: Path) -> Path:
+    # Not Path.resolve(): a home behind a symbolic link keeps the name that its user gave it.
+    return Path(os.path.normpath(anchor.absolute() / Path(home).expanduser()))
+
+
+def _checked_url(url: str | None, source: str) -> str | None:
+    if url is not None:
+        try:
+            Address.parse(url)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{error.message} (From: {source}.)", advice=error.advice) from error
+    return url
+
+
+def _checked_durability(value: str | None, source: str) -> Durability:
+    match value:
+        case None:
+            return "everysec"
+        case "always" | "everysec":
+            return value
+        case _:
+            message = f"The durability {value!r} ({source}) is not known."
+            advice = (
+                "Use `always` (an append returns once it is on disk) or `everysec` (survives the death of the"
+                " process, may lose a second on power loss)."
+            )
+            raise ConfigurationError(message, advice=advice)

@@ -1,0 +1,237 @@
+"""Where settings come from, what is refused, and that passwords are not shown."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from taskbus.address import Address
+from taskbus.errors import ConfigurationError
+from taskbus.settings import Settings, checked_namespace, redacted
+
+
+def load(folder, *, environ=None, **options):
+    """Settings as a process in `folder` would load them."""
+    return Settings.load(environ=environ or {}, cwd=folder, **options)
+
+
+def test_defaults_when_nothing_is_said(tmp_path):
+    """Without anything, the embedded server under ./.bus and the namespace taskbus: are used."""
+    settings = load(tmp_path)
+    assert (settings.url, settings.namespace, settings.home) == (None, "taskbus:", tmp_path / ".bus")
+    assert (settings.durability, settings.agent, settings.file) == ("everysec", None, None)
+    assert set(settings.sources.values()) == {"default"}
+
+
+def test_option_goes_before_environment_before_file_before_default(tmp_path):
+    """Each setting is looked up by itself, in this order, and says where it was found."""
+    (tmp_path / "bus.toml").write_text('namespace = "file"\nagent = "@file"\ndurability = "always"\n')
+    settings = load(
+        tmp_path, environ={"BUS_NAMESPACE": "environment", "BUS_AGENT": "@environment"}, namespace="option"
+    )
+    assert settings.namespace == "option:"
+    assert settings.agent == "@environment"
+    assert settings.durability == "always"
+    assert settings.sources == {
+        "url": "default",
+        "namespace": "option --namespace",
+        "home": "default",
+        "durability": f"{tmp_path / 'bus.toml'} line 3",
+        "agent": "environment BUS_AGENT",
+    }
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({"BUS_URL": "redis://a", "REDIS_URL": "redis://b"}, "redis://a"),
+        ({"REDIS_URL": "redis://b"}, "redis://b"),
+        ({"BUS_URL": "", "REDIS_URL": "redis://b"}, "redis://b"),
+        ({"BUS_URL": "  "}, None),
+    ],
+)
+def test_the_bus_variable_goes_before_the_redis_one_and_empty_is_unset(tmp_path, environ, expected):
+    """BUS_URL wins over REDIS_URL, and an empty variable counts as none."""
+    assert load(tmp_path, environ=environ).url == expected
+
+
+def test_redis_prefix_names_the_namespace(tmp_path):
+    """REDIS_PREFIX, which other tools read, is the namespace where BUS_NAMESPACE is not set."""
+    assert (
+        load(tmp_path, environ={"REDIS_PREFIX": "marketing_tvoje_info:"}).namespace == "marketing_tvoje_info:"
+    )
+
+
+def test_a_file_is_found_upward_and_its_home_is_beside_it(tmp_path):
+    """From any folder below, the same bus.toml counts, with its home beside it."""
+    (tmp_path / "bus.toml").write_text('namespace = "up"\n')
+    below = tmp_path / "a" / "b"
+    below.mkdir(parents=True)
+    settings = load(below)
+    assert (settings.namespace, settings.home, settings.file) == (
+        "up:",
+        tmp_path / ".bus",
+        tmp_path / "bus.toml",
+    )
+
+
+def test_a_relative_home_is_resolved_where_it_was_said(tmp_path):
+    """A home in a file is relative to the file; one from option or environment to the current folder."""
+    (tmp_path / "bus.toml").write_text('home = "data/../state"\n')
+    below = tmp_path / "a"
+    below.mkdir()
+    assert load(below).home == tmp_path / "state"
+    assert load(below, environ={"BUS_HOME": "here"}).home == below / "here"
+    assert load(below, home="../there").home == tmp_path / "there"
+    assert load(below, home="/absolute").home == Path("/absolute")
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ('url = "redis://x"\nnamspace = "a"\n', ["line 2", "`namspace`", "`namespace`"]),
+        ("\n\nnamespace = 3\n", ["line 3", "`namespace`", "int"]),
+        ('home = ""\n', ["line 1", "`home`", "empty"]),
+        ("[server]\nx = 1\n", ["line 1", "`server`", "Known keys"]),
+        ('agent = "a"\nnamespace = a\n', ["line 2", "`namespace`"]),
+        ('agent = "a', ["line 1", "`agent`"]),
+        ('agent = "a"\nagent = "b"\n', ["line 2", "`agent`"]),
+    ],
+)
+def test_errors_of_the_file_name_file_line_and_key(tmp_path, text, parts):
+    """A mistake in bus.toml is found by its file, line and key, with what would be right."""
+    (tmp_path / "bus.toml").write_text(text)
+    with pytest.raises(ConfigurationError) as caught:
+        load(tmp_path)
+    said = f"{caught.value.message} {caught.value.advice}"
+    assert str(tmp_path / "bus.toml") in said
+    for part in parts:
+        assert part in said
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path):
+    """A bus.toml that is no text is an error, and not as if it were not there."""
+    (tmp_path / "bus.toml").write_bytes(b'agent = "\xff"\n')
+    with pytest.raises(ConfigurationError, match="not UTF-8"):
+        load(tmp_path)
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may read everything")
+def test_a_file_without_permission_is_refused(tmp_path):
+    """A bus.toml that this user may not read is an error, too."""
+    (tmp_path / "bus.toml").write_text("")
+    (tmp_path / "bus.toml").chmod(0)
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("value", ["a", "a:", "a.b-c_d:e", "9", "x" * 63, "x" * 63 + ":"])
+def test_good_namespaces_end_with_a_colon(value):
+    """A namespace gets the colon that it lacks, and no second one."""
+    assert checked_namespace(value) == value.rstrip(":") + ":"
+
+
+@pytest.mark.parametrize(
+    "value", ["", ":", "a b", "a{0}", "a*", "a?", "[a]", "ä", "x" * 64, "-a", ".a", "a\n", "a\x00"]
+)
+def test_bad_namespaces_are_refused(value):
+    """What would steer hash slots or patterns, is empty or too long, is no namespace."""
+    with pytest.raises(ConfigurationError, match="not valid"):
+        checked_namespace(value)
+
+
+def test_an_unknown_durability_is_refused_with_its_source(tmp_path):
+    """The error says which variable holds the word that is not known."""
+    with pytest.raises(ConfigurationError, match="BUS_DURABILITY"):
+        load(tmp_path, environ={"BUS_DURABILITY": "never"})
+
+
+def test_a_bad_url_is_refused_with_its_source_and_an_example(tmp_path):
+    """The error says where the URL came from, shows how one looks, and keeps the password."""
+    with pytest.raises(ConfigurationError) as caught:
+        load(tmp_path, environ={"REDIS_URL": "http://me:secret@host"})
+    assert "REDIS_URL" in caught.value.message
+    assert "secret" not in str(caught.value)
+    assert "redis://" in str(caught.value.advice)
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("redis://", Address("redis")),
+        ("redis://h", Address("redis", host="h")),
+        ("redis://u:p%2F%40@h:1/2", Address("redis", host="h", port=1, username="u", password="p/@", db=2)),
+        ("redis://:p@h?db=3", Address("redis", host="h", password="p", db=3)),
+        ("redis://[::1]:7", Address("redis", host="::1", port=7)),
+        ("rediss://h?ssl_cert_reqs=none", Address("rediss", host="h", tls=(("ssl_cert_reqs", "none"),))),
+        ("redis://h?socket_timeout=3&protocol=3", Address("redis", host="h")),
+        ("unix:///a%20b.sock?db=4", Address("unix", host="", path="/a b.sock", db=4)),
+        ("unix://u:p@/a", Address("unix", host="", path="/a", username="u", password="p")),
+        ("unix:///a?password=p", Address("unix", host="", path="/a", password="p")),
+    ],
+)
+def test_urls_are_read_and_written(url, address):
+    """Each form of URL is understood, and the URL made of it means the same."""
+    assert Address.parse(url) == address
+    assert Address.parse(address.url()) == address
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "", "host:6379", "http://host", "redis://h:port", "redis://h:99999", "redis://h/x", "redis://h?db=-1",
+        "redis://h?dbb=1", "redis://h?ssl_cert_reqs=none", "rediss://h?ssl_cert_reqs=perhaps",
+        "rediss://h?ssl_check_hostname=perhaps", "unix://relative", "unix://", "redis://:s3cret/x@h",
+        "redis://:s3cret#x@h", "redis://:12/s3cret@h", "redis://u:12?s3cret@h",
+    ],
+)  # fmt: skip
+def test_bad_urls_are_refused_without_their_passwords(url):
+    """A URL that is not understood is refused with examples, and no part of its password is repeated."""
+    with pytest.raises(ConfigurationError) as caught:
+        Address.parse(url)
+    assert "s3cret" not in f"{caught.value} {caught.value.advice}"
+    assert "Examples" in str(caught.value.advice)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://u:p@h:1/0", "redis://u:***@h:1/0"),
+        ("redis://:p@h", "redis://:***@h"),
+        ("redis://u@h", "redis://u@h"),
+        ("redis://h", "redis://h"),
+        ("redis://:p/a#b@h", "redis://:***@h"),
+        ("unix://:p@/a/b?db=1", "unix://:***@/a/b?db=1"),
+        ("unix:///a?db=1&password=p@q", "unix:///a?db=1&password=***"),
+    ],
+)
+def test_passwords_are_hidden(url, shown):
+    """A shown URL has *** in the place of the password, also where the URL is broken."""
+    assert redacted(url) == shown
+
+
+def test_settings_never_print_a_password(tmp_path):
+    """The representation of settings, as a failed test or a debugger shows it, has no URL."""
+    assert "secret" not in repr(load(tmp_path, url="redis://:secret@h"))
+
+
+def test_an_address_never_prints_its_password():
+    """Neither as text nor in a debugger's representation does an address show its password."""
+    address = Address.parse("redis://u:secret@h")
+    assert "secret" not in f"{address} {address!r} {address.place}"
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("redis://localhost", True),
+        ("redis://127.0.0.9", True),
+        ("unix:///a", True),
+        ("redis://10.0.0.1", False),
+    ],
+)
+def test_loopback_is_known(url, expected):
+    """The doctor may only look at addresses of this machine."""
+    assert Address.parse(url).is_loopback is expected
