@@ -1,0 +1,234 @@
+"""The append: what goes to the server-side step, and what its answers mean.
+
+`scripts/append.lua` is the only write path to log, inboxes and tasks. This module generates its tables from the
+lifecycle, packs envelopes and settlements into its arguments, and turns refusals into typed conflicts.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import resources
+from typing import TYPE_CHECKING, cast
+
+from msgspec import Struct
+
+from taskbus import codec
+from taskbus.connection import Script
+from taskbus.envelope import Delegation
+from taskbus.errors import Conflict, DuplicateID, Fenced, LifecycleConflict, NotFound, ServerFault
+from taskbus.lifecycle import TABLE, TO_ASSIGNEE, WORK, State, Task, event_of, legal
+from taskbus.position import Position
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from taskbus.codec import Document
+    from taskbus.connection import Connection
+    from taskbus.errors import TaskbusError
+    from taskbus.keys import Keys
+
+_FORMS = {codec.JSON: "json", codec.XML: "xml"}
+
+
+class Appended(Struct, frozen=True):
+    """Where an envelope stands in the log. `repeated`: it stood there already, and nothing was written."""
+
+    position: Position
+    repeated: bool = False
+
+
+class Submission(Struct, frozen=True):
+    """A document on its way to the log, with the fencing token of the delivery that it is the outcome of."""
+
+    document: Document
+    token: int | None = None
+
+
+class Settlement(Struct, frozen=True):
+    """A delivery to be taken out of its agent's inbox in the same step; `delivery` is `priority/entry`."""
+
+    agent: str
+    delivery: str
+    token: int
+    consumer: str = ""
+
+
+@cache
+def script(name: str) -> Script:
+    """A server-side script, with what the scripts share and the lifecycle's tables filled in."""
+    folder = resources.files("taskbus") / "scripts"
+    parts = {
+        "--[[TASK]]\n": (folder / "task.lua").read_text(encoding="utf-8"),
+        "--[[RULES]]": "".join(f"|{line}" for line in _rules()) + "|",
+        "--[[WORK]]": "|" + "|".join(sorted(WORK)) + "|",
+        "--[[TO_ASSIGNEE]]": "|" + "|".join(sorted(TO_ASSIGNEE)) + "|",
+    }
+    source = (folder / f"{name}.lua").read_text(encoding="utf-8")
+    for mark, part in parts.items():
+        source = source.replace(mark, part)
+    return Script(source)
+
+
+def task_of(record: str) -> Task:
+    """Read the record of a task, as `scripts/task.lua` writes it."""
+    words: list[str | None] = [None if word == "-" else word for word in record.split(" ")]
+    (
+        state,
+        delegator,
+        assignee,
+        coordinator,
+        attempt,
+        review,
+        token,
+        lease,
+        root,
+        _,
+        consumer,
+        parent,
+        deadline,
+    ) = words
+    return Task(
+        cast("State", state),
+        delegator or "",
+        assignee or "",
+        coordinator or "",
+        attempt=int(attempt or 0),
+        review=review == "1",
+        token=int(token or 0),
+        lease=int(lease or 0),
+        root=root or "",
+        parent=parent,
+        consumer=consumer,
+        deadline=int(deadline or 0),
+    )
+
+
+def _rules() -> Iterator[str]:
+    for (state, event), rule in TABLE.items():
+        roles = " ".join(rule.roles)
+        yield f"{state or ''} {event}>{rule.to} {rule.unreviewed or '-'} {int(rule.attempt)} {roles}"
+
+
+async def append(
+    connection: Connection,
+    keys: Keys,
+    submissions: Sequence[Submission],
+    *,
+    settlements: Sequence[Settlement] = (),
+    atomic: bool = True,
+) -> list[Appended | TaskbusError]:
+    """Append all of `submissions`, and settle, in one atomic step; one answer for each, in order.
+
+    With `atomic`, a refusal of one refuses all: nothing is written, and the others answer with a Conflict that
+    says so. Without, each stands for itself. Repeating a call whose reply was lost changes nothing. Raises Fenced
+    when a settlement's token is not that of the newest delivery, and Unavailable when the server cannot be used.
+    """
+    args: list[str | bytes | int] = [keys.prefix, "1" if atomic else "0", len(settlements)]
+    for settlement in settlements:
+        args += (settlement.agent, settlement.delivery, settlement.token, settlement.consumer)
+    for submission in submissions:
+        args += _arguments(submission)
+    replies = cast("list[list[bytes]]", await connection.run(script("append"), (keys.log, keys.index, keys.meta), args))
+    if settlements and len(replies) == 1 and replies[0][0] == b"fenced" and replies[0][1] == b"":
+        raise _fenced_settlement(replies[0])
+    return [_answer(submission, reply, keys.shard) for submission, reply in zip(submissions, replies, strict=True)]
+
+
+def _arguments(submission: Submission) -> tuple[str | bytes | int, ...]:
+    document, token = submission.document, submission.token
+    envelope = document.envelope
+    context, payload = envelope.context, envelope.payload
+    deadline = int(context.deadline.timestamp() * 1000) if context.deadline else "-"
+    review = 0 if isinstance(payload, Delegation) and not payload.review_required else 1
+    seldom = (
+        f"{context.parent_task or '-'} {context.correlation_id or '-'} {envelope.priority} {deadline} {review} "
+        f"{_FORMS[document.content_type]} {document.source_type or '-'}"
+    )
+    return (
+        envelope.id,
+        event_of(envelope),
+        envelope.sender,
+        envelope.recipient,
+        context.task_id,
+        "" if token is None else token,
+        seldom,
+        document.body,
+        document.source or b"",
+    )
+
+
+def _answer(submission: Submission, reply: list[bytes], shard: int) -> Appended | TaskbusError:
+    kind = reply[0]
+    if kind in (b"appended", b"repeated"):
+        return Appended(Position.of(reply[1], shard), repeated=kind == b"repeated")
+    envelope = submission.document.envelope
+    if kind == b"other":
+        where = reply[1].decode()
+        at = f"at {where}" if where else "in the same call"
+        return DuplicateID(
+            f"The ID {envelope.id} stands already {at}, with other content.",
+            envelope=envelope.id,
+            task=envelope.task,
+            position=where or None,
+        )
+    if kind == b"skipped":
+        return skipped(submission)
+    if kind == b"unknown":
+        return NotFound(
+            f"There is no task {envelope.task} on this bus, so a {envelope.type} cannot be about it.",
+            task=envelope.task,
+            envelope=envelope.id,
+            advice="Begin it with a delegation, or check the task ID and the namespace.",
+        )
+    return _refusal(submission, reply)
+
+
+def skipped(submission: Submission) -> Conflict:
+    """What a good envelope answers when its call is all or nothing, and another one was refused."""
+    envelope = submission.document.envelope
+    return Conflict(
+        "Not appended, because another envelope of the same call was refused.",
+        envelope=envelope.id,
+        task=envelope.task,
+    )
+
+
+def _refusal(submission: Submission, reply: list[bytes]) -> TaskbusError:
+    kind, state, delegator, assignee, coordinator, token, lease, consumer = (part.decode() for part in reply)
+    envelope = submission.document.envelope
+    task = Task(cast("State", state), delegator, assignee, coordinator, token=int(token or 0), lease=int(lease or 0))
+    if kind == "fenced":
+        return Fenced(
+            f"Token {submission.token} is not the newest of task {envelope.task} ({token}): "
+            f"the task is {state}, and {task.holder} holds it.",
+            task=envelope.task,
+            envelope=envelope.id,
+        )
+    permitted = legal(task.state)
+    what = {
+        "lifecycle": f"{envelope.sender} may not send a {event_of(envelope).replace(':', ' ')}",
+        "held": f"the worker {consumer} has the task under a lease",
+        "recipient": f"a {envelope.type} must be addressed to the assignee, {assignee}, not {envelope.recipient}",
+    }.get(kind)
+    if what is None:
+        return ServerFault(f"The append answered {kind!r}, which this version does not know.")
+    choices = "; ".join(f"{name} by {' or '.join(roles)}" for name, roles in permitted) or "nothing"
+    return LifecycleConflict(
+        f"Task {envelope.task} is {state} and held by {task.holder} "
+        f"(delegator {delegator}, assignee {assignee}): {what}.",
+        reason=kind,
+        state=state,
+        holder=task.holder,
+        legal=permitted,
+        task=envelope.task,
+        envelope=envelope.id,
+        advice=f"Legal now: {choices}." + (_HELD_ADVICE if kind == "held" else ""),
+    )
+
+
+_HELD_ADVICE = " Wait for the worker, or let the delegator cancel the task."
+
+
+def _fenced_settlement(reply: list[bytes]) -> Fenced:
+    agent, token, consumer = reply[3].decode(), reply[5].decode(), reply[7].decode()
+    return Fenced(f"The delivery to {agent} was taken again: token {token} of {consumer or 'another worker'} is newer.")

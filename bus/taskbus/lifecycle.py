@@ -1,0 +1,230 @@
+"""The lifecycle of a task: which message is legal in which state, from whom, and what follows.
+
+One table, without any input or output. The server-side step is generated from it (`taskbus.append`), the projections
+fold with it, and the tests compare the two exhaustively. The states carry A2A's names where it has one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, TypeAlias, cast
+
+from taskbus.envelope import Acknowledgment, Completion, Delegation, Verdict
+
+if TYPE_CHECKING:
+    from taskbus.envelope import AnyEnvelope, MessageType
+
+State: TypeAlias = Literal[
+    "submitted",
+    "working",
+    "input-required",
+    "completed",
+    "accepted",
+    "failed",
+    "rejected",
+    "escalated",
+    "canceled",
+]
+Role: TypeAlias = Literal["anyone", "delegator", "assignee", "coordinator", "human", "bus"]
+Event: TypeAlias = Literal[
+    "delegation",
+    "acknowledgment:accepted",
+    "acknowledgment:declined",
+    "status",
+    "question",
+    "answer",
+    "completion:done",
+    "completion:failure",
+    "verdict:accepted",
+    "verdict:rejected",
+    "escalation",
+    "cancellation",
+]
+"""A message type, told apart further where what follows depends on what the message says."""
+
+OPEN: frozenset[State] = frozenset({"submitted", "working", "input-required", "escalated"})
+"""The states in which somebody still owes something for the task; cancellation is legal in each."""
+DELIVERED: frozenset[State] = frozenset({"submitted", "working"})
+"""The states in which the assignee's delivery stands in its inbox."""
+HUMAN = "@human"
+BUS = "@bus"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One row: in one of `states`, `event` from one of `roles` leads to `to`.
+
+    `unreviewed` is the state reached instead where the delegation asked for no review; `attempt` says that a new
+    attempt begins.
+    """
+
+    states: tuple[State | None, ...]
+    event: Event
+    roles: tuple[Role, ...]
+    to: State
+    unreviewed: State | None = None
+    attempt: bool = False
+
+
+RULES: tuple[Rule, ...] = (
+    Rule((None,), "delegation", ("anyone",), "submitted", attempt=True),
+    Rule(("submitted",), "acknowledgment:accepted", ("assignee",), "working"),
+    Rule(("submitted",), "acknowledgment:declined", ("assignee",), "rejected"),
+    Rule(("working",), "status", ("assignee",), "working"),
+    Rule(("working",), "question", ("assignee",), "input-required"),
+    Rule(("input-required",), "answer", ("delegator", "human"), "working"),
+    Rule(("working",), "completion:done", ("assignee",), "completed", unreviewed="accepted"),
+    Rule(("working",), "completion:failure", ("assignee",), "failed"),
+    Rule(("completed",), "verdict:accepted", ("delegator",), "accepted"),
+    Rule(("completed",), "verdict:rejected", ("delegator",), "submitted", attempt=True),
+    Rule(("submitted", "working", "input-required"), "escalation", ("assignee", "bus"), "escalated"),
+    Rule(
+        ("escalated", "failed", "rejected"),
+        "delegation",
+        ("delegator", "coordinator"),
+        "submitted",
+        attempt=True,
+    ),
+    Rule(("escalated",), "answer", ("delegator", "human"), "working"),
+    Rule(("submitted", "working", "input-required", "escalated"), "cancellation", ("delegator",), "canceled"),
+)
+TABLE: dict[tuple[State | None, Event], Rule] = {(state, rule.event): rule for rule in RULES for state in rule.states}
+WORK: frozenset[Event] = frozenset(
+    {
+        "acknowledgment:accepted",
+        "acknowledgment:declined",
+        "status",
+        "question",
+        "completion:done",
+        "completion:failure",
+        "escalation",
+    }
+)
+"""What an assignee says of its work: these are fenced."""
+TO_ASSIGNEE: frozenset[Event] = frozenset({"answer", "verdict:accepted", "verdict:rejected", "cancellation"})
+"""What must be addressed to the task's assignee: it goes on with the work, or ends it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What the bus knows of a task.
+
+    `lease` is the end of its lease, `deadline` that of its time, both in milliseconds since the epoch, and 0 without
+    one. `consumer` is the worker that has it; `root` and `parent` are tasks.
+    """
+
+    state: State
+    delegator: str
+    assignee: str
+    coordinator: str
+    attempt: int = 1
+    review: bool = True
+    token: int = 0
+    lease: int = 0
+    root: str = ""
+    parent: str | None = None
+    consumer: str | None = None
+    deadline: int = 0
+
+    @property
+    def holder(self) -> str:
+        """Whose turn it is."""
+        if self.state in DELIVERED:
+            return self.assignee
+        return self.coordinator if self.state == "escalated" else self.delegator
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What the lifecycle looks at in an envelope; `token` is None for what is sent without a delivery."""
+
+    event: Event
+    sender: str
+    recipient: str
+    token: int | None = None
+    review: bool = True
+
+
+Refusal: TypeAlias = Literal["lifecycle", "fenced", "held", "recipient", "unknown"]
+
+
+def event_of(envelope: AnyEnvelope) -> Event:
+    """The event that an envelope is."""
+    payload = envelope.payload
+    if isinstance(payload, Acknowledgment):
+        return "acknowledgment:accepted" if payload.accepted else "acknowledgment:declined"
+    if isinstance(payload, Completion):
+        return "completion:failure" if payload.result.status == "failure" else "completion:done"
+    if isinstance(payload, Verdict):
+        return "verdict:accepted" if payload.decision == "accepted" else "verdict:rejected"
+    return cast("Event", envelope.type)
+
+
+def message_of(envelope: AnyEnvelope, token: int | None = None) -> Message:
+    """What the lifecycle looks at in `envelope`."""
+    payload = envelope.payload
+    review = payload.review_required if isinstance(payload, Delegation) else True
+    return Message(event_of(envelope), envelope.sender, envelope.recipient, token, review)
+
+
+def roles(task: Task | None, sender: str) -> frozenset[Role]:
+    """The roles that `sender` has in a task."""
+    found: set[Role] = {"anyone"}
+    if sender == HUMAN:
+        found.add("human")
+    if sender == BUS:
+        found.add("bus")
+    if task is not None:
+        if sender == task.delegator:
+            found.add("delegator")
+        if sender == task.assignee:
+            found.add("assignee")
+        if sender == task.coordinator:
+            found.add("coordinator")
+    return frozenset(found)
+
+
+def refusal(task: Task | None, message: Message, *, now: int) -> Refusal | None:
+    """Why a message is refused; None when it is legal. `now` is in milliseconds since the epoch.
+
+    A token that is not the newest is refused first: whoever holds it works for an attempt that is over. Work that
+    comes without a token, by hand, is refused while a worker's lease lasts.
+    """
+    if task is None and message.event != "delegation":
+        return "unknown"
+    works = message.event in WORK and message.sender != BUS
+    if task is not None and works and message.token is not None and message.token != task.token:
+        return "fenced"
+    rule = TABLE.get((task.state if task else None, message.event))
+    if rule is None or not roles(task, message.sender).intersection(rule.roles):
+        return "lifecycle"
+    if task is not None and message.event in TO_ASSIGNEE and message.recipient != task.assignee:
+        return "recipient"
+    if task is not None and works and message.token is None and task.lease > now:
+        return "held"
+    return None
+
+
+def advance(task: Task | None, message: Message) -> Task:
+    """The task after a legal message. Raises KeyError for a message that its state has no rule for."""
+    rule = TABLE[(task.state if task else None, message.event)]
+    if task is None:
+        return Task(rule.to, message.sender, message.recipient, message.sender, review=message.review)
+    state = rule.unreviewed if rule.unreviewed and not task.review else rule.to
+    after = replace(task, state=state, attempt=task.attempt + rule.attempt)
+    if message.event == "delegation":
+        after = replace(after, assignee=message.recipient, review=message.review)
+    if message.event == "escalation":
+        after = replace(after, coordinator=message.recipient)
+    if state not in DELIVERED or message.event not in WORK:
+        after = replace(after, lease=0)
+    return after
+
+
+def legal(state: State | None) -> tuple[tuple[MessageType, tuple[Role, ...]], ...]:
+    """What may be sent in a state: message types with the roles that may send them."""
+    found: dict[MessageType, tuple[Role, ...]] = {}
+    for (of, event), rule in TABLE.items():
+        if of == state:
+            found[cast("MessageType", event.partition(":")[0])] = rule.roles
+    return tuple(found.items())

@@ -1,0 +1,281 @@
+"""The worker: takes an agent's deliveries, calls its handler, and settles with what the handler returns.
+
+A handler is one coroutine function from a `Work` to its outcome: a payload, several, or None. The worker
+acknowledges work before it calls the handler, renews the lease while the handler runs, and turns an exception into
+a failed completion; it never lets one delivery end the worker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+import anyio
+
+from taskbus.envelope import (
+    Acknowledgment,
+    Completion,
+    ErrorDetails,
+    Payload,
+    Result,
+    Usage,
+    compose,
+    new_id,
+)
+from taskbus.errors import Conflict, InvalidEnvelope, LifecycleConflict, TaskbusError, TimedOut, Unavailable
+from taskbus.lifecycle import DELIVERED
+
+if TYPE_CHECKING:
+    from anyio.abc import TaskGroup
+
+    from taskbus.append import Appended
+    from taskbus.client import Bus
+    from taskbus.codec import Document
+    from taskbus.delivery import Delivery, Taken
+    from taskbus.envelope import AnyEnvelope
+
+_IDLE = 30.0
+_TIMES = 3
+_WORK = ("delegation", "answer", "verdict")
+"""The deliveries with which an assignee's work begins or goes on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A payload with what models used for it; to another recipient than the delegator, where one is named."""
+
+    payload: Payload
+    usage: tuple[Usage, ...] = ()
+    recipient: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One delivery, as a handler sees it. `envelope` is the message; `bus` is there to read and publish more."""
+
+    bus: Bus
+    delivery: Delivery
+    envelope: AnyEnvelope
+    reply_to: str
+
+    async def say(self, payload: Payload) -> None:
+        """Publish something about the task now, under this delivery's token, such as a Status."""
+        await self.bus.publish(self.reply(Outcome(payload)), token=self.delivery.token)
+
+    def reply(self, outcome: Outcome) -> AnyEnvelope:
+        """The envelope of an outcome: from this agent to the delegator, caused by this delivery."""
+        return compose(
+            outcome.payload,
+            sender=self.delivery.agent,
+            recipient=outcome.recipient or self.reply_to,
+            task=self.delivery.task,
+            priority=self.envelope.priority,
+            cause=self.envelope,
+            usage=outcome.usage,
+        )
+
+
+Returned: TypeAlias = "Payload | Outcome | Sequence[Payload | Outcome | AnyEnvelope | Document] | None"
+Handler: TypeAlias = Callable[[Work], Awaitable[Returned]]
+Settled: TypeAlias = "Callable[[Work, Sequence[AnyEnvelope | Document], Sequence[Appended]], None]"
+"""Told of each delivery that was settled: with which outcomes, and where they stand in the log."""
+
+
+class Worker:
+    """Works for one agent until it is stopped. `lease` is in seconds, `concurrency` the handlers at a time.
+
+    `on_incident` is told of everything that went wrong and was dealt with, as one line of text; `on_settled` of
+    each delivery that was settled.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        agent: str,
+        handler: Handler,
+        *,
+        lease: float = 30.0,
+        concurrency: int = 1,
+        on_incident: Callable[[str], None] | None = None,
+        on_settled: Settled | None = None,
+    ) -> None:
+        self._bus = bus
+        self._agent = agent
+        self._handler = handler
+        self._concurrency = concurrency
+        self._report: Callable[[str], None] = on_incident or _ignore
+        self._on_settled = on_settled
+        self._inbox = bus.inbox(agent, consumer=f"worker-{new_id()[-12:]}", lease=lease)
+        self._stopping = False
+        self._waiting: anyio.CancelScope | None = None
+        self._until_idle = False
+        self.settled = 0
+
+    def stop(self) -> None:
+        """Take no more; what is being worked on is finished and settled."""
+        self._stopping = True
+        if self._waiting is not None:
+            self._waiting.cancel()
+
+    async def run(self, *, until_idle: bool = False, limit: int | None = None) -> None:
+        """Work until `stop`; with `until_idle` until the inbox is empty, with `limit` for so many deliveries.
+
+        Cancelling it leaves its deliveries to their leases: they are taken again once those have lapsed.
+        """
+        slots = anyio.Semaphore(self._concurrency)
+        self._until_idle = until_idle
+        taken_in_all = 0
+        async with anyio.create_task_group() as handlers:
+            while not self._stopping and (limit is None or taken_in_all < limit):
+                await slots.acquire()
+                if self._stopping:
+                    return  # it was told to stop while all slots were taken
+                taken = await self._take()
+                if taken is None or (self._stopping and not taken.deliveries):
+                    slots.release()
+                    continue
+                for delivery in taken.deliveries:
+                    taken_in_all += 1
+                    handlers.start_soon(self._hold, delivery, slots)
+                if not taken.deliveries:
+                    slots.release()
+                    if until_idle and slots.value == self._concurrency and taken.lapse is None:
+                        return
+                    await self._wait(taken)
+
+    async def _take(self) -> Taken | None:
+        try:
+            taken = await self._inbox.take()
+        except (Unavailable, TimedOut) as error:
+            self._report(f"{error.message} Trying again.")
+            await self._pause(1.0)
+            return None
+        for position in taken.missing:
+            self._report(
+                f"The log does not hold {position}, which {self._agent} was to get: it was emptied or trimmed."
+            )
+        return taken
+
+    async def _wait(self, taken: Taken) -> None:
+        bound = _IDLE if taken.lapse is None else min(_IDLE, max(taken.lapse, 0.01))
+        with anyio.CancelScope() as self._waiting:
+            try:
+                await self._inbox.wait(bound)
+            except (Unavailable, TimedOut) as error:
+                self._report(f"{error.message} Trying again.")
+                await anyio.sleep(1.0)
+        self._waiting = None
+
+    async def _pause(self, seconds: float) -> None:
+        with anyio.CancelScope() as self._waiting:
+            await anyio.sleep(seconds)
+        self._waiting = None
+
+    async def _hold(self, delivery: Delivery, slots: anyio.Semaphore) -> None:
+        try:
+            async with anyio.create_task_group() as keeping:
+                keeping.start_soon(self._renew, delivery, keeping)
+                await self._serve(delivery)
+                keeping.cancel_scope.cancel()
+        finally:
+            slots.release()
+            if self._until_idle and self._waiting is not None:
+                self._waiting.cancel()  # this may have been the last one
+
+    async def _renew(self, delivery: Delivery, keeping: TaskGroup) -> None:
+        while True:
+            await anyio.sleep(self._inbox.lease / 3)
+            try:
+                kept = await self._inbox.renew([delivery])
+            except (Unavailable, TimedOut) as error:
+                self._report(f"The lease of task {delivery.task} was not renewed: {error.message}")
+                continue
+            if not kept:
+                self._report(f"Task {delivery.task} is no longer ours: it was settled, canceled or taken again.")
+                keeping.cancel_scope.cancel()
+                return
+
+    async def _serve(self, delivery: Delivery) -> None:
+        try:
+            envelope = delivery.entry.envelope
+            work = Work(self._bus, delivery, envelope, await self._delegator(delivery))
+            if delivery.state == "submitted" and envelope.type in _WORK:
+                await work.say(Acknowledgment(accepted=True))
+            outcomes = await self._outcomes(work)
+            if outcomes is not None:
+                await self._settle(work, outcomes)
+        except (Unavailable, TimedOut) as error:
+            self._report(f"Task {delivery.task} is left to its lease: {error.message}")
+        except InvalidEnvelope as error:
+            self._report(f"The delivery {delivery.entry.position} cannot be dealt with: {error.message}")
+            await self._drop(delivery)
+        except TaskbusError as error:
+            self._report(f"The outcome for task {delivery.task} was refused: {error.message}")
+            await self._drop(delivery)
+
+    async def _settle(self, work: Work, outcomes: Sequence[AnyEnvelope | Document]) -> None:
+        """Settle with the outcomes; with a failure that says why, where they are not valid or not legal."""
+        try:
+            appended = await self._inbox.settle(work.delivery, outcomes)
+        except (InvalidEnvelope, LifecycleConflict) as error:
+            self._report(f"The outcome for task {work.delivery.task} was refused: {error.message}")
+            outcomes = self._failed(work, error)
+            appended = await self._inbox.settle(work.delivery, outcomes)
+        self.settled += 1
+        if self._on_settled is not None:
+            self._on_settled(work, outcomes, appended)
+
+    async def _outcomes(self, work: Work) -> Sequence[AnyEnvelope | Document] | None:
+        delivery = work.delivery
+        try:
+            return [
+                work.reply(item) if isinstance(item, Outcome) else item for item in _listed(await self._handler(work))
+            ]
+        except (Conflict, Unavailable, TimedOut):
+            raise
+        except Exception as error:  # noqa: BLE001 - the handler's failure is the task's, not the worker's
+            self._report(f"The handler of {self._agent} failed on {delivery.entry.type} {delivery.entry.id}: {error!r}")
+            failed = self._failed(work, error)
+            # What is no work of its own comes again a few times: whatever it needs may be there by then.
+            return failed if failed or delivery.times >= _TIMES else None
+
+    def _failed(self, work: Work, error: Exception) -> list[AnyEnvelope]:
+        """The completion of work that failed; nothing for what is no work of this agent's."""
+        if work.delivery.state not in DELIVERED or work.envelope.type not in _WORK:
+            return []
+        return [work.reply(Outcome(_failure(error)))]
+
+    async def _drop(self, delivery: Delivery) -> None:
+        """Take a delivery that leads nowhere out of the inbox, unless it is somebody else's by now."""
+        try:
+            await self._inbox.settle(delivery)
+        except TaskbusError as error:
+            self._report(f"The delivery {delivery.entry.position} stays in the inbox: {error.message}")
+
+    async def _delegator(self, delivery: Delivery) -> str:
+        if delivery.entry.type == "delegation":
+            return delivery.entry.sender
+        task = await self._bus.task(delivery.task)
+        return task.delegator if task.delegator != self._agent else delivery.entry.sender
+
+
+def _ignore(_incident: str) -> None:
+    pass
+
+
+def _listed(returned: Returned) -> list[Outcome | AnyEnvelope | Document]:
+    if returned is None:
+        return []
+    items = [returned] if isinstance(returned, Outcome | Payload) else returned
+    return [Outcome(item) if isinstance(item, Payload) else item for item in items]
+
+
+def _failure(error: Exception) -> Completion:
+    message = f"{type(error).__name__}: {error}"
+    printable = "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in message)
+    return Completion(
+        result=Result(status="failure", description="The handler failed."),
+        termination_reason="handler-error",
+        error_details=ErrorDetails(level=1, category="execution", message=printable[:4000]),
+    )

@@ -1,0 +1,277 @@
+"""The append: one atomic step that is idempotent by ID, keeps the lifecycle, and tells refusals apart."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+
+from taskbus.append import Appended, Settlement, Submission, append, task_of
+from taskbus.codec import JSON, XML, document, encode, read
+from taskbus.envelope import (
+    Acknowledgment,
+    Answer,
+    Cancellation,
+    Completion,
+    Delegation,
+    Question,
+    Result,
+    Status,
+    Verdict,
+    compose,
+)
+from taskbus.errors import Conflict, DuplicateID, Fenced, InvalidEnvelope, LifecycleConflict, NotFound
+from taskbus.keys import Keys
+from taskbus.log import Log
+
+pytestmark = pytest.mark.anyio
+
+
+def delegation(goal="make it", *, sender="@boss", recipient="@kilo", **more):
+    """A delegation of a new task, or of `task`."""
+    return compose(Delegation(goal=goal), sender=sender, recipient=recipient, **more)
+
+
+def said(payload, task, *, sender="@kilo", recipient="@boss"):
+    """Something that the assignee says of a task."""
+    return compose(payload, sender=sender, recipient=recipient, task=task)
+
+
+@pytest.fixture
+def keys(namespace):
+    """The keys of the test's own namespace."""
+    return Keys(namespace)
+
+
+@pytest.fixture(params=["connection", "fake_connection"])
+def bus(request, keys):
+    """A function that appends envelopes, on the embedded server and on fakeredis."""
+    connection = request.getfixturevalue(request.param)
+
+    async def put(*envelopes, token=None, **more):
+        return await append(connection, keys, [Submission(document(e), token) for e in envelopes], **more)
+
+    put.connection = connection
+    put.log = Log(connection, keys)
+    return put
+
+
+async def everything(log):
+    """All entries of a log."""
+    return [entry async for entry in log.read()]
+
+
+async def test_one_step_writes_log_inbox_and_task(bus, keys):
+    """After a delegation the log holds its bytes, the inbox points at it, and the task is submitted."""
+    envelope = delegation(priority="high")
+    (answer,) = await bus(envelope)
+    (entry,) = await everything(bus.log)
+    assert (entry.position, entry.envelope, entry.body) == (answer.position, envelope, encode(envelope))
+    ((_, delivery),) = await bus.connection.range(keys.inbox("@kilo", "high"))
+    assert delivery == {b"at": str(answer.position).encode()}
+    record = await bus.connection.field(keys.index, "task:" + envelope.task)
+    task = task_of(record)
+    assert (task.state, task.delegator, task.assignee, task.attempt) == ("submitted", "@boss", "@kilo", 1)
+    assert " high/" in record
+
+
+async def test_repeating_an_append_changes_nothing(bus):
+    """The same envelope again answers with the first position, however much happened in between."""
+    envelope = delegation()
+    (first,) = await bus(envelope)
+    await bus(said(Acknowledgment(accepted=True), envelope.task))
+    (again,) = await bus(envelope)
+    assert again == Appended(first.position, repeated=True)
+    assert len(await everything(bus.log)) == 2
+
+
+async def test_the_same_id_with_other_content_is_refused(bus):
+    """An ID that was used is not taken for other content, in the same call or later."""
+    envelope = delegation()
+    other = compose(Delegation(goal="another"), sender="@boss", recipient="@kilo", task=envelope.task)
+    clash = type(other)(**{f: getattr(other, f) for f in other.__struct_fields__} | {"id": envelope.id})
+    first, second = await bus(envelope, clash, atomic=False)
+    assert isinstance(first, Appended)
+    assert isinstance(second, DuplicateID)
+    (later,) = await bus(clash)
+    assert isinstance(later, DuplicateID)
+    assert later.position == str(first.position)
+    assert len(await everything(bus.log)) == 1
+
+
+async def test_the_same_envelope_twice_in_one_call_stands_once(bus):
+    """A repetition inside one call answers with the same position."""
+    envelope = delegation()
+    first, again = await bus(envelope, envelope)
+    assert (again.position, again.repeated, first.repeated) == (first.position, True, False)
+
+
+async def test_a_refusal_names_state_holder_and_what_is_legal(bus):
+    """A conflict says where the task stands, whose turn it is, and what would be accepted."""
+    envelope = delegation()
+    await bus(envelope)
+    (answer,) = await bus(said(Status(progress="half"), envelope.task))
+    assert isinstance(answer, LifecycleConflict)
+    assert (answer.state, answer.holder, answer.task) == ("submitted", "@kilo", envelope.task)
+    assert ("acknowledgment", ("assignee",)) in answer.legal
+    assert "acknowledgment by assignee" in answer.advice
+    assert len(await everything(bus.log)) == 1
+
+
+async def test_somebody_elses_task_is_refused(bus):
+    """Who is not the assignee cannot complete the task."""
+    envelope = delegation()
+    await bus(envelope, said(Acknowledgment(accepted=True), envelope.task))
+    done = Completion(result=Result(status="success"))
+    (answer,) = await bus(said(done, envelope.task, sender="@thief"))
+    assert isinstance(answer, LifecycleConflict)
+    assert "@thief" in answer.message
+
+
+async def test_a_task_that_does_not_exist_is_not_found(bus):
+    """Nothing but a delegation begins a task."""
+    (answer,) = await bus(said(Status(progress="half"), "nowhere"))
+    assert isinstance(answer, NotFound)
+    assert await everything(bus.log) == []
+
+
+async def test_all_or_nothing_writes_nothing_when_one_is_refused(bus, keys):
+    """With `atomic`, one refusal keeps every other envelope of the call out, and says so."""
+    good, bad = delegation(), said(Status(progress="half"), "nowhere")
+    first, second = await bus(good, bad, atomic=True)
+    assert isinstance(first, Conflict)
+    assert "another envelope" in first.message
+    assert isinstance(second, NotFound)
+    assert await bus.connection.field(keys.index, "task:" + good.task) is None
+    assert await everything(bus.log) == []
+
+
+async def test_each_for_itself_lets_the_others_in(bus):
+    """Without `atomic`, a refusal concerns its own envelope only, and later ones see the earlier ones."""
+    good = delegation()
+    ack = said(Acknowledgment(accepted=True), good.task)
+    answers = await bus(good, said(Status(progress="half"), "nowhere"), ack, atomic=False)
+    assert [type(answer) for answer in answers] == [Appended, NotFound, Appended]
+    assert [entry.type for entry in await everything(bus.log)] == ["delegation", "acknowledgment"]
+
+
+async def test_the_root_is_inherited_from_the_parent(bus):
+    """A child's tree is that of its parent, and a correlation given by the sender wins for an unknown parent."""
+    root = delegation()
+    child = delegation(parent=root.task)
+    grandchild = delegation(parent=child.task)
+    lost = delegation(parent="not-here")
+    await bus(root, child, grandchild, lost)
+    roots = [entry.root for entry in await everything(bus.log)]
+    assert roots == [root.task, root.task, root.task, "not-here"]
+
+
+async def test_messages_to_the_assignee_must_be_addressed_to_it(bus):
+    """An answer that would reach somebody else is refused with the assignee's name."""
+    envelope = delegation()
+    question = said(Question(question="which?"), envelope.task)
+    await bus(envelope, said(Acknowledgment(accepted=True), envelope.task), question)
+    lost = compose(Answer(answer="that"), sender="@boss", recipient="@other", task=envelope.task)
+    (answer,) = await bus(lost)
+    assert isinstance(answer, LifecycleConflict)
+    assert (answer.reason, "@kilo" in answer.message) == ("recipient", True)
+
+
+async def test_work_done_by_hand_leaves_the_inbox(bus, keys):
+    """Whoever acknowledges by hand takes the delivery: no worker gets it as well."""
+    envelope = delegation()
+    await bus(envelope, said(Acknowledgment(accepted=True), envelope.task))
+    assert await bus.connection.range(keys.inbox("@kilo", "normal")) == []
+
+
+@pytest.mark.parametrize("end", ["cancellation", "completion"])
+async def test_the_end_of_the_work_takes_the_delivery_away(bus, keys, end):
+    """A task that is done or not wanted any more is not in the assignee's inbox."""
+    envelope = delegation()
+    await bus(envelope)
+    if end == "cancellation":
+        await bus(compose(Cancellation(reason="no"), sender="@boss", recipient="@kilo", task=envelope.task))
+        kinds = ["cancellation"]
+    else:
+        done = Completion(result=Result(status="success"))
+        await bus(said(Acknowledgment(accepted=True), envelope.task), said(done, envelope.task))
+        kinds = []
+    left = await bus.connection.range(keys.inbox("@kilo", "normal"))
+    found = [(await bus.connection.range(keys.log, f[b"at"], f[b"at"]))[0][1][b"type"].decode() for _, f in left]
+    assert found == kinds
+
+
+async def test_a_rejected_result_is_delivered_again(bus, keys):
+    """The verdict that rejects is the assignee's next delivery, and tokens of the attempt before are stale."""
+    envelope = delegation()
+    done = Completion(result=Result(status="success"))
+    await bus(envelope, said(Acknowledgment(accepted=True), envelope.task), said(done, envelope.task))
+    await bus(compose(Verdict(decision="rejected"), sender="@boss", recipient="@kilo", task=envelope.task))
+    record = await bus.connection.field(keys.index, "task:" + envelope.task)
+    assert (task_of(record).state, task_of(record).attempt) == ("submitted", 2)
+    assert " normal/" in record
+    (late,) = await bus(said(Acknowledgment(accepted=True), envelope.task), token=0)
+    assert isinstance(late, Fenced)
+
+
+async def test_a_settlement_with_an_old_token_changes_nothing(bus, keys):
+    """A settlement whose delivery was taken again is refused as a whole."""
+    envelope = delegation()
+    await bus(envelope)
+    await bus.connection.execute("HSET", keys.held("@kilo"), "normal/1-0", "9 w2")
+    old = Settlement("@kilo", "normal/1-0", 8, "w1")
+    with pytest.raises(Fenced, match="w2"):
+        await bus(said(Acknowledgment(accepted=True), envelope.task), settlements=[old])
+    assert len(await everything(bus.log)) == 1
+
+
+async def test_the_senders_bytes_are_kept(bus):
+    """An XML document stands in the log as it was written, comments and spaces included."""
+    body = (
+        "<agent-message>\n  <!-- as typed -->\n  <sender>@boss</sender><recipient>@kilo</recipient>"
+        "<type>delegation</type><context><task-id>t-1</task-id>"
+        "<timestamp>2026-11-20T09:30:00+01:00</timestamp></context>"
+        "<payload><goal>caché &amp; co</goal></payload></agent-message>"
+    ).encode()
+    written = read(body)
+    await append(bus.connection, bus.log._keys, [Submission(written)])
+    (entry,) = await everything(bus.log)
+    assert (entry.body, entry.content_type, entry.id) == (body, XML, written.envelope.id)
+    assert entry.envelope == written.envelope
+    (again,) = await append(bus.connection, bus.log._keys, [Submission(read(body))])
+    assert again.repeated
+
+
+async def test_an_invalid_struct_never_reaches_the_server(bus):
+    """What Python let pass when the struct was built is found before it is sent."""
+    with pytest.raises(InvalidEnvelope, match="goal"):
+        await bus(delegation(goal="bell \x07"))
+    assert await everything(bus.log) == []
+
+
+async def test_a_document_that_is_json_is_said_to_be(bus):
+    """Entries tell their content type, and what they were read from where that was something else."""
+    await bus(delegation())
+    (entry,) = await everything(bus.log)
+    assert (entry.content_type, entry.source, entry.source_type) == (JSON, None, None)
+
+
+async def test_concurrent_appends_keep_each_senders_order(connection, keys):
+    """Twenty senders append at the same time; what each awaited in turn stands in that order."""
+    parent = delegation(sender="@boss", recipient="@all")
+    await append(connection, keys, [Submission(document(parent))])
+    sent: dict[str, list[str]] = {}
+
+    async def sender(number):
+        name = f"@s{number}"
+        for _ in range(20):
+            envelope = delegation(sender=name)
+            await append(connection, keys, [Submission(document(envelope))])
+            sent.setdefault(name, []).append(envelope.id)
+
+    async with anyio.create_task_group() as senders:
+        for number in range(20):
+            senders.start_soon(sender, number)
+    entries = [entry async for entry in Log(connection, keys).read()]
+    assert len(entries) == 401
+    for name, ids in sent.items():
+        assert [entry.id for entry in entries if entry.sender == name] == ids

@@ -1,0 +1,210 @@
+"""Delivery: take and lease in one step, renew, settle, and who is refused."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+
+from taskbus.client import Bus
+from taskbus.envelope import (
+    Acknowledgment,
+    Answer,
+    Completion,
+    Delegation,
+    Question,
+    Result,
+    Status,
+    compose,
+)
+from taskbus.errors import Fenced, LifecycleConflict
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(params=["connection", "fake_connection"])
+def bus(request, namespace):
+    """A bus on the embedded server, and one on fakeredis."""
+    return Bus(request.getfixturevalue(request.param), namespace)
+
+
+@pytest.fixture
+def real_bus(connection, namespace):
+    """A bus on the embedded server, for what waits and lapses."""
+    return Bus(connection, namespace)
+
+
+async def delegated(bus, **more):
+    """A delegation to @kilo that stands in the log."""
+    envelope = compose(Delegation(goal="g"), sender="@boss", recipient="@kilo", **more)
+    await bus.publish(envelope)
+    return envelope
+
+
+def said(payload, task):
+    """What @kilo says to @boss."""
+    return compose(payload, sender="@kilo", recipient="@boss", task=task)
+
+
+DONE = Completion(result=Result(status="success"))
+
+
+async def test_a_take_brings_the_envelope_its_state_and_a_token(bus):
+    """What is taken says what it is, in which state its task is, and is leased."""
+    envelope = await delegated(bus)
+    inbox = bus.inbox("@kilo", lease=10)
+    taken = await inbox.take(5)
+    (delivery,) = taken.deliveries
+    assert (delivery.entry.envelope, delivery.state, delivery.times) == (envelope, "submitted", 1)
+    assert 9 < taken.lapse <= 10
+    assert (await bus.task(envelope.task)).token == delivery.token
+    assert (await inbox.take(5)).deliveries == []
+
+
+async def test_urgent_deliveries_come_first(bus):
+    """A critical delivery overtakes those that were there before."""
+    first = await delegated(bus)
+    low = await delegated(bus, priority="low")
+    urgent = await delegated(bus, priority="critical")
+    taken = await bus.inbox("@kilo").take(3)
+    assert [d.task for d in taken.deliveries] == [urgent.task, first.task, low.task]
+
+
+async def test_settling_publishes_and_acknowledges_in_one_step(bus):
+    """After settling, the outcome stands in the log, and the inbox is empty; repeating it changes nothing."""
+    envelope = await delegated(bus)
+    inbox = bus.inbox("@kilo")
+    (delivery,) = (await inbox.take()).deliveries
+    await inbox.publish(delivery, said(Acknowledgment(accepted=True), envelope.task))
+    outcome = said(DONE, envelope.task)
+    (first,) = await inbox.settle(delivery, [outcome])
+    (again,) = await inbox.settle(delivery, [outcome])
+    assert (again.position, again.repeated) == (first.position, True)
+    assert await inbox.waiting() == []
+    assert await bus.connection.hash(bus.keys.held("@kilo")) == {}
+    assert (await bus.task(envelope.task)).state == "completed"
+
+
+async def test_settling_is_refused_as_a_whole(bus):
+    """An outcome that is not legal keeps the delivery where it is."""
+    await delegated(bus)
+    inbox = bus.inbox("@kilo")
+    (delivery,) = (await inbox.take()).deliveries
+    with pytest.raises(LifecycleConflict):
+        await inbox.settle(delivery, [said(DONE, delivery.task)])
+    assert len(await inbox.waiting()) == 1
+    assert (await bus.connection.hash(bus.keys.held("@kilo"))) != {}
+
+
+async def test_a_lapsed_delivery_is_taken_again_with_a_greater_token(real_bus):
+    """When the lease has lapsed another worker gets it, and the first one is refused everything."""
+    envelope = await delegated(real_bus)
+    slow, quick = real_bus.inbox("@kilo", lease=0.05), real_bus.inbox("@kilo", lease=10)
+    (old,) = (await slow.take()).deliveries
+    await slow.publish(old, said(Acknowledgment(accepted=True), envelope.task))
+    (new,) = await retaken(quick)
+    assert (new.task, new.times, new.state) == (old.task, 2, "working")
+    assert new.token > old.token
+    assert await slow.renew([old]) == []
+    with pytest.raises(Fenced):
+        await slow.publish(old, said(Status(progress="half"), envelope.task))
+    with pytest.raises(Fenced):
+        await slow.settle(old, [said(DONE, envelope.task)])
+    with pytest.raises(Fenced):
+        await slow.settle(old)
+    await quick.settle(new, [said(DONE, envelope.task)])
+    assert (await real_bus.task(envelope.task)).state == "completed"
+
+
+async def retaken(inbox):
+    """The deliveries of the first take that finds any."""
+    with anyio.fail_after(10):
+        while True:
+            taken = await inbox.take()
+            if taken.deliveries:
+                return taken.deliveries
+            await inbox.wait(max(taken.lapse or 0, 0.01))
+
+
+async def test_a_renewed_lease_does_not_lapse(real_bus):
+    """A worker that renews keeps its delivery beyond the first lease."""
+    await delegated(real_bus)
+    keeper, other = real_bus.inbox("@kilo", lease=0.3), real_bus.inbox("@kilo", lease=0.3)
+    (delivery,) = (await keeper.take()).deliveries
+    for _ in range(6):
+        await other.wait(0.1)
+        assert await keeper.renew([delivery]) == [delivery]
+        assert (await other.take()).deliveries == []
+
+
+async def test_waiting_wakes_up_on_the_first_delivery(real_bus):
+    """A worker that waits on an empty inbox wakes up when something arrives, of whatever priority."""
+    inbox = real_bus.inbox("@kilo")
+    assert (await inbox.take()).deliveries == []
+    woken = anyio.Event()
+
+    async def wait():
+        await inbox.wait(30)
+        woken.set()
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as group:
+            group.start_soon(wait)
+            await anyio.wait_all_tasks_blocked()
+            await delegated(real_bus, priority="low")
+            await woken.wait()
+    assert len((await inbox.take()).deliveries) == 1
+
+
+async def test_by_hand_is_refused_while_a_worker_holds_the_task(bus):
+    """Nobody completes by hand what a worker has under a lease."""
+    envelope = await delegated(bus)
+    inbox = bus.inbox("@kilo", consumer="w-1", lease=60)
+    (delivery,) = (await inbox.take()).deliveries
+    await inbox.publish(delivery, said(Acknowledgment(accepted=True), envelope.task))
+    with pytest.raises(LifecycleConflict, match="w-1") as refused:
+        await bus.publish(said(DONE, envelope.task))
+    assert refused.value.reason == "held"
+
+
+async def test_a_question_ends_the_delivery_and_its_answer_is_the_next(bus):
+    """A question settles; the answer is delivered to the assignee with a token of its own."""
+    envelope = await delegated(bus)
+    inbox = bus.inbox("@kilo")
+    (delivery,) = (await inbox.take()).deliveries
+    await inbox.publish(delivery, said(Acknowledgment(accepted=True), envelope.task))
+    await inbox.settle(delivery, [said(Question(question="which?"), envelope.task)])
+    assert (await inbox.take()).deliveries == []
+    await bus.publish(compose(Answer(answer="that"), sender="@boss", recipient="@kilo", task=envelope.task))
+    with pytest.raises(Fenced):
+        await inbox.publish(delivery, said(Status(progress="late"), envelope.task))
+    (answer,) = (await inbox.take()).deliveries
+    assert (answer.entry.type, answer.state) == ("answer", "working")
+    await inbox.settle(answer, [said(DONE, envelope.task)])
+    assert (await bus.task(envelope.task)).state == "completed"
+
+
+async def test_an_inbox_that_points_at_nothing_says_so(bus):
+    """What the log does not hold any more is reported with its position, and does not come again."""
+    envelope = await delegated(bus)
+    (entry,) = await bus.log.latest(1)
+    await bus.connection.execute("XDEL", bus.keys.log, entry.position.entry)
+    taken = await bus.inbox("@kilo").take()
+    assert (taken.deliveries, taken.missing) == ([], (str(entry.position),))
+    assert (await bus.inbox("@kilo").take()).missing == ()
+    assert (await bus.task(envelope.task)).state == "submitted"
+
+
+async def test_racing_workers_take_each_delivery_once(real_bus):
+    """Ten workers that race for a hundred deliveries get each of them once."""
+    tasks = {(await delegated(real_bus)).task for _ in range(100)}
+    got = []
+
+    async def race(number):
+        inbox = real_bus.inbox("@kilo", consumer=f"w{number}", lease=60)
+        while taken := (await inbox.take(3)).deliveries:
+            got.extend(delivery.task for delivery in taken)
+
+    async with anyio.create_task_group() as workers:
+        for number in range(10):
+            workers.start_soon(race, number)
+    assert sorted(got) == sorted(tasks)

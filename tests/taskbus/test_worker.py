@@ -1,0 +1,338 @@
+"""The worker: one handler, acknowledgment before it, the outcome after it, and no delivery that ends the worker."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import anyio
+import pytest
+
+from taskbus.client import Bus
+from taskbus.connection import Connection
+from taskbus.envelope import (
+    Answer,
+    Cancellation,
+    Completion,
+    Cost,
+    Delegation,
+    ErrorDetails,
+    Escalation,
+    Question,
+    Result,
+    Status,
+    Usage,
+    Verdict,
+    compose,
+)
+from taskbus.worker import Outcome
+from tests.servers import bundled_binary, end, running, start
+
+pytestmark = pytest.mark.anyio
+
+DONE = Completion(result=Result(status="success"))
+
+
+@pytest.fixture
+def bus(connection, namespace):
+    """A bus on the embedded server."""
+    return Bus(connection, namespace)
+
+
+async def delegated(bus, **more):
+    """A delegation to @kilo that stands in the log."""
+    envelope = compose(Delegation(goal="g"), sender="@boss", recipient="@kilo", **more)
+    await bus.publish(envelope)
+    return envelope
+
+
+async def talk(bus, task):
+    """What was said of a task, in order, as types."""
+    return [entry.type async for entry in bus.log.read() if entry.task == task]
+
+
+async def test_work_is_acknowledged_done_and_settled(bus):
+    """The delegator hears that the work was taken on, then what came of it; usage travels with the outcome."""
+    usage = Usage(provider="p", model="m", input_tokens=10, cost=Cost(source="reported", microusd=5))
+
+    async def handler(work):
+        assert work.envelope.payload.goal == "g"
+        await work.say(Status(progress="half", fraction=0.5))
+        return Outcome(DONE, usage=(usage,))
+
+    envelope = await delegated(bus, priority="high")
+    worker = bus.worker("@kilo", handler)
+    await worker.run(until_idle=True)
+    assert await talk(bus, envelope.task) == ["delegation", "acknowledgment", "status", "completion"]
+    completion = (await bus.log.latest(1))[0].envelope
+    assert (completion.sender, completion.recipient, completion.priority) == ("@kilo", "@boss", "high")
+    assert (completion.context.causation_id, completion.context.correlation_id) == (envelope.id, envelope.task)
+    assert completion.usage == (usage,)
+    assert (await bus.task(envelope.task)).state == "completed"
+    assert await bus.inbox("@kilo").waiting() == []
+    assert worker.settled == 1
+
+
+async def test_a_question_is_answered_and_the_work_goes_on(bus):
+    """A handler that asks is called again with the answer, without a second acknowledgment."""
+
+    async def handler(work):
+        match work.envelope.payload:
+            case Delegation():
+                return Question(question="which?")
+            case Answer(answer=answer):
+                return Completion(result=Result(status="success", description=answer))
+        return None
+
+    envelope = await delegated(bus)
+    await bus.worker("@kilo", handler).run(until_idle=True)
+    assert (await bus.task(envelope.task)).state == "input-required"
+    await bus.publish(compose(Answer(answer="that"), sender="@boss", recipient="@kilo", task=envelope.task))
+    await bus.worker("@kilo", handler).run(until_idle=True)
+    said = ["delegation", "acknowledgment", "question", "answer", "completion"]
+    assert await talk(bus, envelope.task) == said
+    assert (await bus.log.latest(1))[0].envelope.payload.result.description == "that"
+
+
+async def test_a_rejected_result_is_worked_on_again(bus):
+    """The verdict that rejects begins the next attempt, with an acknowledgment of its own."""
+
+    async def handler(work):
+        return DONE if work.delivery.state in ("submitted", "working") else None
+
+    envelope = await delegated(bus)
+    await bus.worker("@kilo", handler).run(until_idle=True)
+    await bus.publish(compose(Verdict(decision="rejected"), sender="@boss", recipient="@kilo", task=envelope.task))
+    await bus.worker("@kilo", handler).run(until_idle=True)
+    assert (await bus.task(envelope.task)).attempt == 2
+    assert (await talk(bus, envelope.task))[-3:] == ["verdict", "acknowledgment", "completion"]
+
+
+async def test_a_handler_that_raises_is_a_failed_completion(bus):
+    """An exception is the task's failure, said in the log with its text made printable; the worker goes on."""
+    incidents = []
+
+    async def handler(work):
+        if work.envelope.type == "delegation":
+            raise ValueError("no \x1b[31m idea")
+
+    first, second = await delegated(bus), await delegated(bus)
+    await bus.worker("@kilo", handler, on_incident=incidents.append).run(until_idle=True)
+    for envelope in (first, second):
+        assert (await bus.task(envelope.task)).state == "failed"
+    payload = (await bus.log.latest(1))[0].envelope.payload
+    assert payload.termination_reason == "handler-error"
+    assert payload.error_details.message == "ValueError: no \\x1b[31m idea"
+    assert len(incidents) == 2
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        Completion(result=Result(status="success", description="bell \x07")),
+        Verdict(decision="accepted"),
+    ],
+    ids=["invalid", "illegal"],
+)
+async def test_an_outcome_that_is_refused_is_a_failure_that_says_why(bus, outcome):
+    """What the bus does not take from a handler fails the task, instead of leaving it in nobody's hands."""
+
+    async def handler(_work):
+        return outcome
+
+    envelope = await delegated(bus)
+    incidents = []
+    await bus.worker("@kilo", handler, on_incident=incidents.append).run(until_idle=True)
+    assert (await bus.task(envelope.task)).state == "failed"
+    assert "refused" in incidents[0]
+    assert await bus.inbox("@kilo").waiting() == []
+
+
+async def test_an_escalation_goes_to_whom_it_names(bus):
+    """An outcome may go to somebody else than the delegator."""
+    trouble = Escalation(error_details=ErrorDetails(level=2, category="execution", message="stuck"))
+
+    async def handler(_work):
+        return Outcome(trouble, recipient="@coordinator")
+
+    envelope = await delegated(bus)
+    await bus.worker("@kilo", handler).run(until_idle=True)
+    task = await bus.task(envelope.task)
+    assert (task.state, task.coordinator) == ("escalated", "@coordinator")
+
+
+async def test_a_delegator_is_a_worker_too(bus):
+    """What comes back to the delegator is delivered to its handler, and settled without an outcome."""
+    heard = []
+
+    async def boss(work):
+        heard.append(work.envelope.type)
+        if work.envelope.type == "completion":
+            return [compose(Verdict(decision="accepted"), sender="@boss", recipient="@kilo", task=work.delivery.task)]
+        return None
+
+    async def kilo(work):
+        return DONE if work.envelope.type == "delegation" else None
+
+    envelope = await delegated(bus)
+    await bus.worker("@kilo", kilo).run(until_idle=True)
+    await bus.worker("@boss", boss).run(until_idle=True)
+    assert heard == ["acknowledgment", "completion"]
+    assert (await bus.task(envelope.task)).state == "accepted"
+
+
+async def test_a_handler_that_fails_on_news_gets_them_again_a_few_times(bus):
+    """A failure on what is no work of its own leaves the delivery to its lease, three times at most."""
+    calls = []
+
+    async def boss(work):
+        calls.append(work.envelope.type)
+        raise RuntimeError("not now")
+
+    envelope = await delegated(bus)
+    decline = compose(Cancellation(reason="r"), sender="@boss", recipient="@kilo", task=envelope.task)
+    await bus.publish(decline)
+    with anyio.fail_after(20):
+        await bus.worker("@kilo", boss, lease=0.05).run(until_idle=True)
+    assert calls == ["cancellation"] * 3
+    assert await bus.inbox("@kilo").waiting() == []
+
+
+async def test_a_long_handler_runs_once(bus):
+    """A handler that takes many times its lease is not given to another worker meanwhile."""
+    runs = []
+
+    async def handler(work):
+        runs.append(work.delivery.token)
+        await anyio.sleep(1.0)
+        return DONE
+
+    envelope = await delegated(bus)
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as group:
+            for _ in range(2):
+                worker = bus.worker("@kilo", handler, lease=0.1)
+                group.start_soon(partial(worker.run, until_idle=True))
+    assert len(runs) == 1
+    assert (await bus.task(envelope.task)).state == "completed"
+
+
+async def test_cancelling_the_task_cancels_the_handler(bus):
+    """The worker notices that its task is not wanted any more, and stops the handler."""
+    cancelled = anyio.Event()
+
+    async def handler(work):
+        if work.envelope.type == "delegation":
+            try:
+                await bus.publish(
+                    compose(Cancellation(reason="no"), sender="@boss", recipient="@kilo", task=work.delivery.task)
+                )
+                await anyio.sleep_forever()
+            finally:
+                cancelled.set()
+
+    envelope = await delegated(bus)
+    with anyio.fail_after(20):
+        await bus.worker("@kilo", handler, lease=0.1).run(limit=1)
+    assert cancelled.is_set()
+    assert (await bus.task(envelope.task)).state == "canceled"
+
+
+async def test_concurrency_is_bounded(bus):
+    """No more handlers than asked for run at a time, and that many do."""
+    running_now, most = 0, 0
+
+    async def handler(work):
+        nonlocal running_now, most
+        running_now += 1
+        most = max(most, running_now)
+        while most < 3:
+            await anyio.sleep(0.001)
+        await anyio.sleep(0.01)
+        running_now -= 1
+        return DONE
+
+    for _ in range(9):
+        await delegated(bus)
+    with anyio.fail_after(20):
+        await bus.worker("@kilo", handler, concurrency=3).run(until_idle=True)
+    assert most == 3
+
+
+async def test_a_stopped_worker_finishes_what_it_has(bus):
+    """After `stop` nothing more is taken, and what is under way is settled."""
+    envelope = await delegated(bus)
+    later = await delegated(bus)
+    worker = None
+
+    async def handler(_work):
+        worker.stop()
+        return DONE
+
+    worker = bus.worker("@kilo", handler)
+    with anyio.fail_after(10):
+        await worker.run()
+    assert (await bus.task(envelope.task)).state == "completed"
+    assert (await bus.task(later.task)).state == "submitted"
+
+
+async def test_stopping_wakes_a_worker_that_waits(bus):
+    """A worker that waits for work stops at once."""
+    worker = bus.worker("@kilo", lambda _work: None)
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as group:
+            group.start_soon(worker.run)
+            await anyio.sleep(0.1)
+            worker.stop()
+
+
+async def test_a_worker_outlives_its_server(namespace):
+    """The server is killed and comes back: the worker says so, and works on."""
+    incidents = []
+    done = anyio.Event()
+
+    async def handler(work):
+        if work.envelope.type == "delegation":
+            done.set()
+            return DONE
+        return None
+
+    with running(bundled_binary()) as server:
+        async with Connection.open(server.url, timeout=1) as connection:
+            bus = Bus(connection, namespace)
+            again = None
+            with anyio.fail_after(60):
+                async with anyio.create_task_group() as group:
+                    worker = bus.worker("@kilo", handler, on_incident=incidents.append)
+                    group.start_soon(worker.run)
+                    await anyio.sleep(0.1)
+                    server.process.kill()
+                    server.process.wait()
+                    while not incidents:
+                        await anyio.sleep(0.01)
+                    again = await anyio.to_thread.run_sync(start, bundled_binary(), server.folder)
+                    envelope = await delegated(bus)
+                    await done.wait()
+                    worker.stop()
+                assert (await bus.task(envelope.task)).state == "completed"
+        end(again)
+    assert "Trying again" in incidents[0]
+
+
+async def test_a_body_that_cannot_be_read_does_not_stop_the_worker(bus):
+    """What cannot be decoded is reported and taken out; what comes after it is worked on."""
+    bad = await delegated(bus)
+    (entry,) = await bus.log.latest(1)
+    await bus.connection.execute("XDEL", bus.keys.log, entry.position.entry)
+    fields = ("id", bad.id, "type", "delegation", "from", "@boss", "to", "@kilo", "task", bad.task, "body", "{}")
+    good_position = entry.position.entry
+    await bus.connection.execute("DEL", bus.keys.log)
+    await bus.connection.execute("XADD", bus.keys.log, good_position, *fields)
+    good = await delegated(bus)
+    incidents = []
+
+    async def handler(_work):
+        return DONE
+
+    await bus.worker("@kilo", handler, on_incident=incidents.append).run(until_idle=True)
+    assert "cannot be dealt with" in incidents[0]
+    assert (await bus.task(good.task)).state == "completed"
