@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from taskbus.errors import TaskbusError
     from taskbus.keys import Keys
 
+_HELD = " Wait for the worker, or let the delegator cancel the task."
 _FORMS = {codec.JSON: "json", codec.XML: "xml"}
 
 
@@ -121,7 +122,7 @@ async def append(
 
     With `atomic`, a refusal of one refuses all: nothing is written, and the others answer with a Conflict that
     says so. Without, each stands for itself. Repeating a call whose reply was lost changes nothing. Raises Fenced
-    when a settlement's token is not that of the newest delivery, and Unavailable when the server cannot be used.
+    when a settlement's token is not that of the newest delivery, or that was settled by somebody else, and Unavailable when the server cannot be used.
     """
     args: list[str | bytes | int] = [keys.prefix, "1" if atomic else "0", len(settlements)]
     for settlement in settlements:
@@ -222,13 +223,12 @@ def _refusal(submission: Submission, reply: list[bytes]) -> TaskbusError:
         legal=permitted,
         task=envelope.task,
         envelope=envelope.id,
-        advice=f"Legal now: {choices}." + (_HELD_ADVICE if kind == "held" else ""),
+        advice=f"Legal now: {choices}." + (_HELD if kind == "held" else ""),
     )
-
-
-_HELD_ADVICE = " Wait for the worker, or let the delegator cancel the task."
 
 
 def _fenced_settlement(reply: list[bytes]) -> Fenced:
     agent, token, consumer = reply[3].decode(), reply[5].decode(), reply[7].decode()
-    return Fenced(f"The delivery to {agent} was taken again: token {token} of {consumer or 'another worker'} is newer.")
+    if token == "-":
+        return Fenced(f"The delivery to {agent} was settled by somebody else.")
+    return Fenced(f"The delivery to {agent} was taken again: token {token} of {consumer} is newer.")

@@ -61,8 +61,10 @@ def read(document: bytes, *, source: str | None = None) -> Document:
         return Document(_read_xml(document, source), document, XML)
     if first == b"{" or document.startswith((b"\xff\xfe", b"\xfe\xff")):
         return Document(json.read(document, source=source), document, JSON)
-    found = f'"{printable(document.lstrip()[:120].decode(errors="replace"), 30)}"'
-    problem = Problem("line 1, column 1", found, "an envelope: < of XML, or { of JSON")
+    begin = len(document) - len(document.lstrip())
+    line, column = document.count(b"\n", 0, begin) + 1, begin - document.rfind(b"\n", 0, begin)
+    found = f'"{printable(document[begin : begin + 120].decode(errors="replace"), 30)}"'
+    problem = Problem(f"line {line}, column {column}", found, "an envelope: < of XML, or { of JSON")
     raise InvalidEnvelope([problem], source=source)
 
 
@@ -72,9 +74,7 @@ def read_capped(stream: BinaryIO, *, source: str | None = None) -> bytes:
     return bounded(document, source) if len(document) > MAX_BYTES else document
 
 
-def decode(
-    body: bytes, content_type: str = JSON, *, id: str | None = None, type: str | None = None
-) -> AnyEnvelope:
+def decode(body: bytes, content_type: str = JSON, *, id: str | None = None, type: str | None = None) -> AnyEnvelope:
     """Read the body of an entry of the log, which was validated before it was appended.
 
     `id` is the entry's, for a body without one; `type`, where it is known, saves looking for it. Raises
@@ -139,9 +139,7 @@ def validated(envelope: AnyEnvelope) -> bytes:
 
 
 def _refused(envelope: AnyEnvelope, reason: str) -> InvalidEnvelope:
-    return InvalidEnvelope(
-        _problems(envelope) or [Problem("envelope", printable(reason, 200), "a valid envelope")]
-    )
+    return InvalidEnvelope(_problems(envelope) or [Problem("envelope", printable(reason, 200), "a valid envelope")])
 
 
 def _problems(envelope: AnyEnvelope) -> list[Problem]:

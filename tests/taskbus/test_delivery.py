@@ -125,6 +125,19 @@ async def retaken(inbox):
             await inbox.wait(max(taken.lapse or 0, 0.01))
 
 
+async def test_what_somebody_else_settled_has_no_second_outcome(real_bus):
+    """A worker that was too slow publishes nothing more, whatever its outcome would have been."""
+    await delegated(real_bus)
+    slow, quick = real_bus.inbox("@kilo", lease=0.05), real_bus.inbox("@kilo", lease=10)
+    (old,) = (await slow.take()).deliveries
+    (new,) = await retaken(quick)
+    await quick.settle(new)
+    another_task = compose(Delegation(goal="more"), sender="@kilo", recipient="@other")
+    with pytest.raises(Fenced, match="somebody else"):
+        await slow.settle(old, [another_task])
+    assert len(await real_bus.log.latest(10)) == 1
+
+
 async def test_a_renewed_lease_does_not_lapse(real_bus):
     """A worker that renews keeps its delivery beyond the first lease."""
     await delegated(real_bus)

@@ -78,13 +78,16 @@ local function same(position, form, body)
   return stored == body and as == form
 end
 
--- Settlements: the token must be that of the newest delivery; a delivery that is gone was settled before.
-local at = 4
+-- Settlements: the token must be that of the newest delivery. A delivery that is gone was settled before: by this very
+-- call, whose outcomes are then in the log, or by somebody else.
+local at, gone = 4, nil
 for _ = 1, settlements do
   local held = call("HGET", prefix .. "held:" .. ARGV[at], ARGV[at + 1])
   if held then
     local token, consumer = match(held, "^(%d+) (.*)$")
     if token ~= ARGV[at + 2] then return { { "fenced", "", "", ARGV[at], "", token, "0", consumer } } end
+  else
+    gone = ARGV[at]
   end
   at = at + 4
 end
@@ -157,6 +160,7 @@ for base = at, #ARGV, 9 do
   if reply[1] and reply[1] ~= "repeated" then whole = false end
   replies[#replies + 1] = reply
 end
+if gone and #plans > 0 then return { { "fenced", "", "", gone, "", "-", "0", "-" } } end
 if atomic and not whole then
   for i, reply in ipairs(replies) do
     if reply[1] == "other" and type(reply[2]) == "table" then
