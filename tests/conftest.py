@@ -76,6 +76,22 @@ async def connection(valkey: str) -> AsyncIterator[Connection]:
         yield connection
 
 
+@pytest.fixture(params=["valkey", "redis7", "fakeredis"])
+async def any_connection(request: pytest.FixtureRequest) -> AsyncIterator[Connection]:
+    """A connection to each kind of server in turn, and to fakeredis, for what must hold on all of them."""
+    import fakeredis
+
+    from taskbus.connection import Connection
+
+    if request.param == "fakeredis":
+        client = fakeredis.FakeAsyncRedis()
+        yield Connection(client)
+        await client.aclose()
+    else:
+        async with Connection.open(request.getfixturevalue(request.param)) as connection:
+            yield connection
+
+
 @pytest.fixture
 async def fake_connection() -> AsyncIterator[Connection]:
     """A connection to a fakeredis with Lua: no blocking, no INFO, but fast and always there."""

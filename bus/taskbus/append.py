@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from taskbus.errors import TaskbusError
     from taskbus.keys import Keys
 
+_ENDED = "The task has ended; delegate a new one."
 _HELD = " Wait for the worker, or let the delegator cancel the task."
 _FORMS = {codec.JSON: "json", codec.XML: "xml"}
 
@@ -197,10 +198,17 @@ def skipped(submission: Submission) -> Conflict:
 def _refusal(submission: Submission, reply: list[bytes]) -> TaskbusError:
     kind, state, delegator, assignee, coordinator, token, lease, consumer = (part.decode() for part in reply)
     envelope = submission.document.envelope
-    task = Task(cast("State", state), delegator, assignee, coordinator, token=int(token or 0), lease=int(lease or 0))
+    task = Task(
+        cast("State", state),
+        delegator,
+        assignee,
+        coordinator,
+        token=int(token) if token.isdigit() else 0,
+        lease=int(lease or 0),
+    )
     if kind == "fenced":
         return Fenced(
-            f"Token {submission.token} is not the newest of task {envelope.task} ({token}): "
+            f"Token {submission.token} is not the newest of task {envelope.task}: "
             f"the task is {state}, and {task.holder} holds it.",
             task=envelope.task,
             envelope=envelope.id,
@@ -213,17 +221,17 @@ def _refusal(submission: Submission, reply: list[bytes]) -> TaskbusError:
     }.get(kind)
     if what is None:
         return ServerFault(f"The append answered {kind!r}, which this version does not know.")
-    choices = "; ".join(f"{name} by {' or '.join(roles)}" for name, roles in permitted) or "nothing"
+    choices = "; ".join(f"{name} by {' or '.join(roles)}" for name, roles in permitted)
+    held = f" and held by {task.holder}" if permitted else ""
     return LifecycleConflict(
-        f"Task {envelope.task} is {state} and held by {task.holder} "
-        f"(delegator {delegator}, assignee {assignee}): {what}.",
+        f"Task {envelope.task} is {state}{held} (delegator {delegator}, assignee {assignee}): {what}.",
         reason=kind,
         state=state,
         holder=task.holder,
         legal=permitted,
         task=envelope.task,
         envelope=envelope.id,
-        advice=f"Legal now: {choices}." + (_HELD if kind == "held" else ""),
+        advice=(f"Legal now: {choices}." if choices else _ENDED) + (_HELD if kind == "held" else ""),
     )
 
 

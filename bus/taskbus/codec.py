@@ -86,7 +86,7 @@ def decode(body: bytes, content_type: str = JSON, *, id: str | None = None, type
     try:
         head = None if type and id else _HEAD.decode(body)
         envelope = _DECODERS[cast("MessageType", type or (head and head.type))].decode(body)
-    except (msgspec.MsgspecError, KeyError, RecursionError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, RecursionError):
         # A byte order mark, or 1.0 for an integer: legal, and seldom enough to go the long way.
         envelope = json.read(body)
         return msgspec.structs.replace(envelope, id=id) if id else envelope

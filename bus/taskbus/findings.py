@@ -68,9 +68,7 @@ def place(path: Path, form: Form) -> str:
     item = ""
     for step in path:
         if form == "json":
-            text += (
-                f"[{step}]" if isinstance(step, int) else f".{step if isinstance(step, str) else step.name}"
-            )
+            text += f"[{step}]" if isinstance(step, int) else f".{step if isinstance(step, str) else step.name}"
         elif isinstance(step, int):
             text += f"/{item}[{step + 1}]"
         elif isinstance(step, str):
@@ -103,9 +101,7 @@ def shown(value: object) -> str:
 def printable(text: str, most: int = _SHOWN) -> str:
     """The beginning of `text`, with whatever does not print (or would steer a terminal) escaped."""
     kept = text if len(text) <= most else text[: most - 1]
-    escaped = "".join(
-        each if each.isprintable() else _ESCAPES.get(each, f"\\u{ord(each):04x}") for each in kept
-    )
+    escaped = "".join(each if each.isprintable() else _ESCAPES.get(each, f"\\u{ord(each):04x}") for each in kept)
     return escaped if kept is text else escaped + "…"
 
 
@@ -145,12 +141,8 @@ def _patterns() -> Mapping[str | None, str]:
     """What the patterns of the model mean."""
     head, context, artifact = shape.envelope(), shape.record(Context), shape.record(Artifact)
     return {
-        head.by_name[
-            "id"
-        ].scalar.pattern: "a UUIDv7 such as 0199f0a2-7c4e-7d31-9b5a-3e6f1c2d4a58, in small letters",
-        head.by_name[
-            "sender"
-        ].scalar.pattern: "a name such as @kilo (@, then at most 64 of A-Z a-z 0-9 . _ -)",
+        head.by_name["id"].scalar.pattern: "a UUIDv7 such as 0199f0a2-7c4e-7d31-9b5a-3e6f1c2d4a58, in small letters",
+        head.by_name["sender"].scalar.pattern: "a name such as @kilo (@, then at most 64 of A-Z a-z 0-9 . _ -)",
         context.by_name["task_id"].scalar.pattern: "an ID (at most 128 of A-Z a-z 0-9 . _ : -)",
         context.by_name["traceparent"].scalar.pattern: "a W3C traceparent, in small letters",
         artifact.by_name["sha256"].scalar.pattern: "64 hexadecimal digits, in small letters",
@@ -211,9 +203,7 @@ class _Walk:
         elif isinstance(value, str):
             self.scalar(value, field.brief, path)
         else:
-            self.add(
-                path, shown(value), f"{expected(field.brief, self.form)}, or {expected(node, self.form)}"
-            )
+            self.add(path, shown(value), f"{expected(field.brief, self.form)}, or {expected(node, self.form)}")
 
     def scalar(self, value: object, scalar: Scalar, path: Path) -> None:
         if isinstance(value, str) and scalar.free and (at := unfit(value, scalar)) is not None:

@@ -101,9 +101,7 @@ def _syntax(error: json.JSONDecodeError) -> Problem:
     found = f'"{printable(rest)}"' if rest else "the end of the document"
     match error.msg.split(" ", 1):
         case ["Expecting", wanted]:
-            expected = {"value": "a value", "property name enclosed in double quotes": 'a "key"'}.get(
-                wanted, wanted
-            )
+            expected = {"value": "a value", "property name enclosed in double quotes": 'a "key"'}.get(wanted, wanted)
         case ["Extra", _]:
             expected = "the end of the document, since one document holds one envelope"
         case _:

@@ -60,9 +60,7 @@ class Handoff(_Part, frozen=True, kw_only=True):
         tuple[Words | Artifact, ...],
         Meta(description="What the work starts from: paths, or objects with a path and more."),
     ] = ()
-    acceptance_criteria: Annotated[
-        tuple[Words, ...], Meta(description="By what the result will be judged.")
-    ] = ()
+    acceptance_criteria: Annotated[tuple[Words, ...], Meta(description="By what the result will be judged.")] = ()
     review_required: Annotated[bool, Meta(description="Whether the delegator must accept the result.")] = True
     paid_model_justification: Annotated[
         Text | None, Meta(description="Why a paid model is needed, and which free ones were tried.")
@@ -76,9 +74,7 @@ class Handoff(_Part, frozen=True, kw_only=True):
 class Handback(_Part, frozen=True, kw_only=True):
     """A completion in short."""
 
-    status: Annotated[
-        Literal["success", "partial", "failure"], Meta(description="Whether the goal was reached.")
-    ]
+    status: Annotated[Literal["success", "partial", "failure"], Meta(description="Whether the goal was reached.")]
     description: Annotated[Text | None, Meta(description="The result, for people to read.")] = None
     outputs: Annotated[tuple[Words, ...], Meta(description="Paths of what was made or changed.")] = ()
     artifacts: Annotated[

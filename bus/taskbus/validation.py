@@ -91,7 +91,7 @@ def convert(
     if target is not None and not known:
         try:
             struct = msgspec.convert(plain, target)
-        except (msgspec.ValidationError, RecursionError) as error:
+        except (msgspec.ValidationError, UnicodeError, RecursionError) as error:
             reason = str(error)
         else:
             if _times_are_lexical(plain, record):
@@ -104,9 +104,7 @@ def convert(
     raise InvalidEnvelope(_problems(found, form, line), source=source)
 
 
-def _problems(
-    found: Sequence[Finding], form: Form, line: Callable[[Path], int | None] | None
-) -> list[Problem]:
+def _problems(found: Sequence[Finding], form: Form, line: Callable[[Path], int | None] | None) -> list[Problem]:
     numbered = [(each.line or (line(each.path) if line else None), each) for each in found]
     numbered.sort(key=lambda pair: pair[0] or 0)
     problems = [

@@ -76,9 +76,7 @@ def read(document: bytes, *, source: str | None = None) -> AnyEnvelope:
     """
     reading = _Reading()
     plain = reading.document(_parse(bounded(document, source), source))
-    return envelope_from(
-        plain, form="xml", document=document, source=source, known=reading.found, line=reading.line
-    )
+    return envelope_from(plain, form="xml", document=document, source=source, known=reading.found, line=reading.line)
 
 
 def write(envelope: AnyEnvelope, *, pretty: bool = False) -> bytes:
@@ -178,9 +176,7 @@ class _Reading:
             self.children(element, record, path, plain)
         return plain
 
-    def attributes(
-        self, element: Element, record: Record | None, path: Path, plain: dict[str, object]
-    ) -> None:
+    def attributes(self, element: Element, record: Record | None, path: Path, plain: dict[str, object]) -> None:
         known: Mapping[str, Field] = record.attributes if record is not None else {}
         for name, value in element.attrib.items():
             if name in known:
@@ -204,9 +200,7 @@ class _Reading:
         last: tuple[int, Element] = (-1, element)
         for child in element:
             if child.tag not in record.elements:
-                self.add(
-                    child, path, _tag(child), "one of " + " ".join(f"<{name}>" for name in record.elements)
-                )
+                self.add(child, path, _tag(child), "one of " + " ".join(f"<{name}>" for name in record.elements))
                 continue
             at, field = record.elements[child.tag]
             if field.name in plain:
@@ -260,12 +254,7 @@ def _tag(element: Element) -> str:
 
 def _marked(path: Path) -> MessageType | None:
     """The type of which the element at `path` is the marker."""
-    if (
-        len(path) == 2
-        and isinstance(path[0], Field)
-        and isinstance(path[1], Field)
-        and path[0].name == "payload"
-    ):
+    if len(path) == 2 and isinstance(path[0], Field) and isinstance(path[1], Field) and path[0].name == "payload":
         return shape.markers().get(path[1].name)
     return None
 

@@ -68,9 +68,7 @@ class Writing:
             self._record(tag, value, node, path)
             return
         text = _text(self._lexical(value, node, path))
-        self.out.append(
-            f"{self._indent(path)}<{tag}>{text}</{tag}>" if text else f"{self._indent(path)}<{tag}/>"
-        )
+        self.out.append(f"{self._indent(path)}<{tag}>{text}</{tag}>" if text else f"{self._indent(path)}<{tag}/>")
 
     def _indent(self, path: Path) -> str:
         return "\n" + "  " * len(path) if self.pretty and path else ""

@@ -42,10 +42,10 @@ def keys(namespace):
     return Keys(namespace)
 
 
-@pytest.fixture(params=["connection", "fake_connection"])
-def bus(request, keys):
-    """A function that appends envelopes, on the embedded server and on fakeredis."""
-    connection = request.getfixturevalue(request.param)
+@pytest.fixture
+def bus(any_connection, keys):
+    """A function that appends envelopes, on every server."""
+    connection = any_connection
 
     async def put(*envelopes, token=None, **more):
         return await append(connection, keys, [Submission(document(e), token) for e in envelopes], **more)
@@ -211,6 +211,28 @@ async def test_a_rejected_result_is_delivered_again(bus, keys):
     assert " normal/" in record
     (late,) = await bus(said(Acknowledgment(accepted=True), envelope.task), token=0)
     assert isinstance(late, Fenced)
+
+
+async def test_a_token_is_stale_at_once_in_the_same_call(bus, keys):
+    """What comes after a rejection in one call cannot use the token of the attempt that it ended."""
+    envelope = delegation()
+    done = Completion(result=Result(status="success"))
+    await bus(envelope, said(Acknowledgment(accepted=True), envelope.task), said(done, envelope.task))
+    reject = compose(Verdict(decision="rejected"), sender="@boss", recipient="@kilo", task=envelope.task)
+    late = said(Acknowledgment(accepted=True), envelope.task)
+    both = [Submission(document(reject)), Submission(document(late), 0)]
+    first, second = await append(bus.connection, keys, both, atomic=False)
+    assert isinstance(first, Appended)
+    assert isinstance(second, Fenced)
+
+
+async def test_without_a_review_a_completion_is_accepted(bus, keys):
+    """Where the delegation asks for no review, the completion ends the task."""
+    envelope = compose(Delegation(goal="g", review_required=False), sender="@boss", recipient="@kilo")
+    done = Completion(result=Result(status="success"))
+    await bus(envelope, said(Acknowledgment(accepted=True), envelope.task), said(done, envelope.task))
+    record = await bus.connection.field(keys.index, "task:" + envelope.task)
+    assert (task_of(record).state, task_of(record).review) == ("accepted", False)
 
 
 async def test_a_settlement_with_an_old_token_changes_nothing(bus, keys):

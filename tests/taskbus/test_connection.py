@@ -218,9 +218,7 @@ async def test_lost_replies_are_asked_for_again(valkey_server, namespace, tmp_pa
             proxy.every = 0
             assert await connection.execute("SCARD", keys[0]) == 60
             # Each loss but those of EVALSHA calls that found no script has run the script once more.
-            assert int(await connection.execute("GET", keys[1])) in range(
-                60 + proxy.dropped - 1, 61 + proxy.dropped
-            )
+            assert int(await connection.execute("GET", keys[1])) in range(60 + proxy.dropped - 1, 61 + proxy.dropped)
         assert proxy.dropped >= 25
 
 
@@ -410,11 +408,7 @@ def old_redis(version):
     """Answers like a Redis of that version, as far as it is asked."""
     info = f"# Server\r\nredis_version:{version}\r\nredis_mode:standalone\r\nrole:master\r\n"
     return lambda heard: (
-        b"+PONG\r\n"
-        if b"PING" in heard
-        else f"${len(info)}\r\n{info}\r\n".encode()
-        if b"INFO" in heard
-        else b"+OK\r\n"
+        b"+PONG\r\n" if b"PING" in heard else f"${len(info)}\r\n{info}\r\n".encode() if b"INFO" in heard else b"+OK\r\n"
     )
 
 
@@ -440,9 +434,7 @@ async def test_the_floor_itself_is_accepted():
 async def test_a_sentinel_is_refused():
     """A Sentinel stores nothing, and its error says how to find the primary."""
     info = b"# Server\r\nredis_version:7.2.0\r\nredis_mode:sentinel\r\n"
-    async with pretending(
-        lambda h: b"+PONG\r\n" if b"PING" in h else b"$%d\r\n%b\r\n" % (len(info), info)
-    ) as port:
+    async with pretending(lambda h: b"+PONG\r\n" if b"PING" in h else b"$%d\r\n%b\r\n" % (len(info), info)) as port:
         error = await refusal(f"redis://127.0.0.1:{port}")
     assert isinstance(error, errors.NotAServer)
     assert "Sentinel" in error.message
@@ -546,7 +538,8 @@ async def test_a_server_that_cannot_save_refuses_writes(namespace):
 
 async def test_a_cluster_node_without_its_slots_is_refused():
     """A cluster that is not complete says that it is down, and another node's slot which node has it."""
-    with running(bundled_binary(), "--cluster-enabled", "yes", "--port", str(free_port())) as server:
+    ports = ("--port", str(free_port()), "--cluster-port", str(free_port()))
+    with running(bundled_binary(), "--cluster-enabled", "yes", *ports) as server:
         async with Connection.open(server.url) as connection:
             assert connection.info.mode == "cluster"
             with pytest.raises(errors.ServerFault, match="is down"):
@@ -584,6 +577,14 @@ async def test_a_server_without_tls_is_recognized(valkey_server):
     assert exit_code(error) == 5
 
 
+async def test_a_certificate_file_that_is_missing_is_refused(tmp_path):
+    """A file that the URL names and that is not there is a mistake of the configuration (exit code 2)."""
+    async with pretending(lambda heard: None) as port:
+        error = await refusal(f"rediss://127.0.0.1:{port}?ssl_ca_certs={tmp_path}/none.pem")
+    assert isinstance(error, errors.ConfigurationError)
+    assert "ssl_ca_certs" in str(error.advice)
+
+
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
 async def test_a_certificate_that_nobody_signed_is_refused_and_can_be_trusted_by_name(tmp_path):
     """A self-signed certificate is refused with the way to trust it, and that way works."""
@@ -610,9 +611,7 @@ async def test_a_certificate_that_nobody_signed_is_refused_and_can_be_trusted_by
         assert "self-signed certificate" in error.message
         assert "ssl_ca_certs" in str(error.advice)
         assert exit_code(error) == 5
-        async with Connection.open(
-            f"rediss://localhost:{port}?ssl_ca_certs={tmp_path}/cert.pem"
-        ) as connection:
+        async with Connection.open(f"rediss://localhost:{port}?ssl_ca_certs={tmp_path}/cert.pem") as connection:
             assert connection.info.tls
         async with Connection.open(f"rediss://localhost:{port}?ssl_cert_reqs=none&ssl_check_hostname=false"):
             pass

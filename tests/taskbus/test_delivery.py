@@ -21,10 +21,10 @@ from taskbus.errors import Fenced, LifecycleConflict
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(params=["connection", "fake_connection"])
-def bus(request, namespace):
-    """A bus on the embedded server, and one on fakeredis."""
-    return Bus(request.getfixturevalue(request.param), namespace)
+@pytest.fixture
+def bus(any_connection, namespace):
+    """A bus on every server."""
+    return Bus(any_connection, namespace)
 
 
 @pytest.fixture

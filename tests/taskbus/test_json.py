@@ -121,6 +121,14 @@ def test_all_problems_are_listed_in_the_order_of_the_document() -> None:
     ]
 
 
+def test_a_lone_surrogate_in_a_key_or_a_word_is_a_problem_like_any_other() -> None:
+    """What has no bytes cannot break the reader, nor the terminal on which the problem is shown."""
+    text = document(lambda plain: plain.update({"se\udc80nder": 1, "priority": "\ud800"}))
+    found = problems(text)
+    assert [each.partition(": found")[0] for each in found] == ["se\\udc80nder", "priority"]
+    assert "\n".join(found).encode()
+
+
 def test_a_document_of_one_line_has_paths_without_lines() -> None:
     """The number of the only line says nothing."""
     assert problems(document(lambda plain: plain["payload"].clear())) == [

@@ -7,12 +7,10 @@ import time
 from dataclasses import replace
 from typing import get_args
 
-import fakeredis
 import pytest
 
 from taskbus.append import Appended, Submission, append, task_of
 from taskbus.codec import document
-from taskbus.connection import Connection
 from taskbus.envelope import (
     Acknowledgment,
     Answer,
@@ -142,17 +140,9 @@ def combinations():
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("server", ["valkey", "fakeredis"])
-async def test_the_server_agrees_with_the_table(server, request, namespace):
+async def test_the_server_agrees_with_the_table(any_connection, namespace):
     """The script and the module agree on every state, event, sender, token, lease and recipient."""
-    keys = Keys(namespace)
-    if server == "fakeredis":
-        fake = fakeredis.FakeAsyncRedis()
-        await compare(Connection(fake), keys)
-        await fake.aclose()
-    else:
-        async with Connection.open(request.getfixturevalue("valkey")) as connection:
-            await compare(connection, keys)
+    await compare(any_connection, Keys(namespace))
 
 
 async def compare(connection, keys):

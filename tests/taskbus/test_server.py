@@ -64,9 +64,7 @@ async def test_up_starts_a_server_that_keeps_what_the_bus_promises(home):
     assert running.started
     assert (running.home, running.durability) == (home, "everysec")
     async with Connection.open(running.url) as connection:
-        reply = await connection.execute(
-            "CONFIG", "GET", "appendonly", "appendfsync", "maxmemory-policy", "port"
-        )
+        reply = await connection.execute("CONFIG", "GET", "appendonly", "appendfsync", "maxmemory-policy", "port")
         config = dict(zip(reply[::2], reply[1::2], strict=True))
     assert config == {
         b"appendonly": b"yes", b"appendfsync": b"everysec", b"maxmemory-policy": b"noeviction", b"port": b"0",
@@ -119,9 +117,7 @@ async def test_find_starts_nothing(home):
 async def test_five_racing_processes_end_with_one_server(home):
     """Of five processes that start at once, one starts the server, and all five get it."""
     command = [sys.executable, "-c", UP, str(home)]
-    racers = [
-        await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE) for _ in range(5)
-    ]
+    racers = [await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE) for _ in range(5)]
     answers = [json.loads((await racer.communicate())[0]) for racer in racers]
     assert len({pid for pid, _ in answers}) == 1
     assert sum(started for _, started in answers) == 1
@@ -131,9 +127,7 @@ async def test_racing_tasks_and_downs_never_leave_two(home):
     """Ups and downs in any order at once, in one process, leave one server or none, and each up an answer."""
     await asyncio.gather(*(server.up(home) if turn % 3 else server.down(home) for turn in range(12)))
     running = await server.up(home)
-    ps = await asyncio.to_thread(
-        subprocess.run, ["ps", "-ww", "-eo", "command="], capture_output=True, text=True
-    )
+    ps = await asyncio.to_thread(subprocess.run, ["ps", "-ww", "-eo", "command="], capture_output=True, text=True)
     assert ps.stdout.count(f"{home}/server/server.conf") == 1
     assert is_alive(running.pid)
 
@@ -483,6 +477,53 @@ async def test_a_program_that_fails_is_explained(home, tmp_path, monkeypatch):
     monkeypatch.setenv("BUS_SERVER_BIN", str(path))
     with pytest.raises(ServerFault, match="oh no"):
         await server.up(home)
+
+
+async def test_a_program_that_hangs_at_its_start_is_given_up(home, tmp_path, monkeypatch):
+    """A program that never ends its start is ended, and that is said."""
+    monkeypatch.setattr(server, "START", 0.2)
+    path = tmp_path / "x"
+    path.write_text('#!/bin/sh\n[ "$1" = --version ] && echo "Redis server v=7.0.15 sha=0" && exit\nexec sleep 60\n')
+    path.chmod(0o755)
+    monkeypatch.setenv("BUS_SERVER_BIN", str(path))
+    with pytest.raises(ServerFault, match="cannot be started"):
+        await server.up(home)
+
+
+async def test_a_server_that_never_answers_is_given_up(home, tmp_path, monkeypatch):
+    """A started process that opens no socket is reported with its log, and not started over."""
+    monkeypatch.setattr(server, "START", 0.2)
+    monkeypatch.setattr(server, "SIGNAL", 0.2)
+    path, note = tmp_path / "x", tmp_path / "pid"
+    path.write_text(
+        '#!/bin/sh\n[ "$1" = --version ] && echo "Redis server v=7.0.15 sha=0" && exit\n'
+        f"sleep 60 &\necho $! > {note}\necho waiting for nothing\n"
+    )
+    path.chmod(0o755)
+    monkeypatch.setenv("BUS_SERVER_BIN", str(path))
+    try:
+        with pytest.raises(TimedOut, match="waiting for nothing"):
+            await server.up(home)
+        with pytest.raises(TimedOut, match="lives"):
+            await server.up(home)
+        with pytest.raises(TimedOut, match="lives"):
+            await server.down(home)
+    finally:
+        os.kill(int(note.read_text()), signal.SIGKILL)
+        while ServerFolder(home).is_alive():  # noqa: ASYNC110 - the end of another's process wakes nobody
+            await asyncio.sleep(0.001)
+
+
+async def test_only_one_at_a_time_may_start_or_end(home, monkeypatch):
+    """Whoever waits for its turn longer than allowed is told who to look for."""
+    folder = ServerFolder(home)
+    folder.prepare()
+    async with folder.turn(1.0):
+        with pytest.raises(TimedOut, match="Another process"):
+            async with folder.turn(0.05):
+                pass
+    async with folder.turn(0.05):
+        pass
 
 
 # --- asking without a client --------------------------------------------------------------------------------

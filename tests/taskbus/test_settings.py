@@ -28,9 +28,7 @@ def test_defaults_when_nothing_is_said(tmp_path):
 def test_option_goes_before_environment_before_file_before_default(tmp_path):
     """Each setting is looked up by itself, in this order, and says where it was found."""
     (tmp_path / "bus.toml").write_text('namespace = "file"\nagent = "@file"\ndurability = "always"\n')
-    settings = load(
-        tmp_path, environ={"BUS_NAMESPACE": "environment", "BUS_AGENT": "@environment"}, namespace="option"
-    )
+    settings = load(tmp_path, environ={"BUS_NAMESPACE": "environment", "BUS_AGENT": "@environment"}, namespace="option")
     assert settings.namespace == "option:"
     assert settings.agent == "@environment"
     assert settings.durability == "always"
@@ -59,9 +57,7 @@ def test_the_bus_variable_goes_before_the_redis_one_and_empty_is_unset(tmp_path,
 
 def test_redis_prefix_names_the_namespace(tmp_path):
     """REDIS_PREFIX, which other tools read, is the namespace where BUS_NAMESPACE is not set."""
-    assert (
-        load(tmp_path, environ={"REDIS_PREFIX": "marketing_tvoje_info:"}).namespace == "marketing_tvoje_info:"
-    )
+    assert load(tmp_path, environ={"REDIS_PREFIX": "marketing_tvoje_info:"}).namespace == "marketing_tvoje_info:"
 
 
 def test_a_file_is_found_upward_and_its_home_is_beside_it(tmp_path):

@@ -67,15 +67,12 @@ local function permitted(roles, task, sender)
 end
 
 -- Whether the log holds the same document at a position; what was trimmed cannot be compared.
-local function same(position, form, body)
+local function same(position, body)
   local entry = call("XRANGE", log, position, position)[1]
   if not entry then return true end
-  local stored, as = nil, "json"
   for i = 1, #entry[2], 2 do
-    local name = entry[2][i]
-    if name == "body" then stored = entry[2][i + 1] elseif name == "form" then as = entry[2][i + 1] end
+    if entry[2][i] == "body" then return entry[2][i + 1] == body end
   end
-  return stored == body and as == form
 end
 
 -- Settlements: the token must be that of the newest delivery. A delivery that is gone was settled before: by this very
@@ -102,13 +99,11 @@ end
 local replies, plans, seen, whole = {}, {}, {}, true
 local function decide(base)
   local id, event, sender, recipient, name, token, seldom, body = unpack(ARGV, base, base + 7)
-  local parent, root, priority, deadline, review, form = unfold(seldom)
+  local parent, root, priority, deadline, review = unfold(seldom)
   local first = seen[id]
-  if first then
-    return { ARGV[first.base + 7] == body and ARGV[first.base + 6] == seldom and "repeated" or "other", first }
-  end
+  if first then return { ARGV[first.base + 7] == body and "repeated" or "other", first } end
   local task, position = look_up(name, id)
-  if position then return { same(position, form, body) and "repeated" or "other", position } end
+  if position then return { same(position, body) and "repeated" or "other", position } end
   local new, works = task.state == "", sender ~= "@bus" and find(WORK, "|" .. event .. "|", 1, true)
   if new and event ~= "delegation" then return refused("unknown", task) end
   if works and token ~= "" and token ~= task.token then return refused("fenced", task) end

@@ -1,0 +1,74 @@
+"""A moment, as people write it: a time, so long ago, or a position of the log.
+
+Owns that notation for every option that takes one (`--since`, `--until`, `--from`, `--to`). It refuses what
+could be meant in two ways: a time without an offset from UTC, a bare year. Called by the commands that read
+the log and by the queries.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+
+from taskbus.errors import UsageError
+from taskbus.position import Position
+
+_AGO = re.compile(r"((?:\d{1,9}(?:\.\d{1,3})?[smhdw])+)(?:\s+ago)?")
+_PART = re.compile(r"([\d.]+)([smhdw])")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_POSITION = re.compile(r"(?:\d{1,5}/)?(?:0|\d{12,20})(?:-\d{1,20})?")
+_LAST_SEQUENCE = 2**64 - 1
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_ADVICE = (
+    "Write a time with its offset (2026-11-20T09:30:00Z, 2026-11-20T10:30+01:00), how long ago it was "
+    "(90s, 10m, 2h, 3d, 1w, 1h30m), `now`, or a position (1763625600000-0)."
+)
+
+
+def parse(text: str, *, now: datetime | None = None) -> Position | datetime:
+    """Read a moment: a position as it stands, anything else as a time in UTC.
+
+    `now` is what a duration counts back from; this machine's clock without it. Raises UsageError.
+    """
+    word = text.strip()
+    if _POSITION.fullmatch(word):
+        return Position.parse(word)
+    moment = (now or datetime.now(UTC)).astimezone(UTC)
+    if word == "now":
+        return moment
+    if ago := _AGO.fullmatch(word):
+        seconds = sum(float(amount) * _SECONDS[unit] for amount, unit in _PART.findall(ago[1]))
+        # Longer ago than there is time means: from the beginning.
+        return _EPOCH if seconds > (moment - _EPOCH).total_seconds() else moment - timedelta(seconds=seconds)
+    try:
+        time = datetime.fromisoformat(word)
+    except ValueError:
+        raise UsageError(f"{text!r} is neither a time nor a position.", advice=_ADVICE) from None
+    if time.tzinfo is None:
+        raise UsageError(f"The time {text!r} has no offset from UTC, so it could be meant anywhere.", advice=_ADVICE)
+    try:
+        return time.astimezone(UTC)
+    except OverflowError:
+        raise UsageError(f"The time {text!r} is out of range.", advice=_ADVICE) from None
+
+
+def position(text: str, *, now: datetime | None = None) -> Position:
+    """The first position at or after a moment, whether or not an envelope stands there. Raises UsageError.
+
+    A time is compared with the server's clock, to the millisecond.
+    """
+    moment = parse(text, now=now)
+    return moment if isinstance(moment, Position) else at(moment)
+
+
+def at(time: datetime) -> Position:
+    """The first position at or after an aware time."""
+    micros = (time - _EPOCH) // timedelta(microseconds=1)
+    return Position(0, max(0, -(-micros // 1000)), 0)
+
+
+def before(place: Position) -> Position:
+    """The last position before `place`: to read after it is to read from `place` on. START stays itself."""
+    if place.sequence:
+        return Position(place.shard, place.ms, place.sequence - 1)
+    return Position(place.shard, place.ms - 1, _LAST_SEQUENCE) if place.ms else place

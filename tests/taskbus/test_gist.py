@@ -1,0 +1,67 @@
+"""The gist: what each kind of envelope says, in short."""
+
+from __future__ import annotations
+
+import pytest
+
+from taskbus.envelope import (
+    Acknowledgment,
+    Answer,
+    Artifact,
+    Cancellation,
+    Completion,
+    CriterionResult,
+    Delegation,
+    ErrorDetails,
+    Escalation,
+    Question,
+    Result,
+    Status,
+    Verdict,
+    compose,
+)
+from taskbus.gist import gist
+
+STUCK = ErrorDetails(level=2, category="execution", message="no disk")
+MADE = (Artifact(path="src/a.py"), Artifact(path="src/b.py"))
+
+
+@pytest.mark.parametrize(
+    ("payload", "said"),
+    [
+        (Delegation(goal="Make it"), "Make it"),
+        (Delegation(goal="Make it", task_type="review"), "[review] Make it"),
+        (Acknowledgment(accepted=True), "accepted"),
+        (Acknowledgment(accepted=True, model="qwen3"), "accepted, to run on qwen3"),
+        (Acknowledgment(accepted=False), "declined"),
+        (Acknowledgment(accepted=False, decline_reason="busy"), "declined: busy"),
+        (Status(progress="half"), "half"),
+        (Status(progress="half", fraction=0.5), "50% half"),
+        (Question(question="Which?"), "Which?"),
+        (Answer(answer="That."), "That."),
+        (Completion(result=Result(status="success")), "success"),
+        (
+            Completion(
+                result=Result(status="failure", description="No.", artifacts=MADE),
+                verification_result="Looked at it",
+                next_steps="Buy one",
+                error_details=STUCK,
+            ),
+            "failure: No.\nmade src/a.py, src/b.py\nchecked: Looked at it\nexecution: no disk\nnext: Buy one",
+        ),
+        (Verdict(decision="accepted"), "accepted"),
+        (
+            Verdict(
+                decision="rejected",
+                comment="Not yet",
+                criteria=(CriterionResult(criterion="fast", met=False), CriterionResult(criterion="small", met=True)),
+            ),
+            "rejected: Not yet. not met: fast",
+        ),
+        (Escalation(error_details=STUCK), "level 2, execution: no disk"),
+        (Cancellation(reason="Too late"), "Too late"),
+    ],
+)
+def test_the_gist_of_each_type(payload, said):
+    """What a person needs to know of it, and no more."""
+    assert gist(compose(payload, sender="@a", recipient="@b")) == said
