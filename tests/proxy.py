@@ -58,9 +58,7 @@ class Proxy:
 
 
 @asynccontextmanager
-async def losing_replies(
-    path: Path, server: str | Path | tuple[str, int], *, every: int
-) -> AsyncIterator[Proxy]:
+async def losing_replies(path: Path, server: str | Path | tuple[str, int], *, every: int) -> AsyncIterator[Proxy]:
     """Listen on the unix socket `path`, and pass everything on to the server."""
     proxy = Proxy(path, every)
     tasks: set[asyncio.Task[None]] = set()

@@ -67,11 +67,13 @@ def redis7_binary() -> Path | None:
 def running(binary: Path, *options: str, tcp: bool = False) -> Iterator[Server]:
     """Start a server with durability `everysec`, wait until it answers, and end it after the block."""
     folder = Path(tempfile.mkdtemp(prefix="tb", dir="/tmp"))
-    server = start(binary, folder, *options, port=free_port() if tcp else 0)
     try:
-        yield server
+        server = start(binary, folder, *options, port=free_port() if tcp else 0)
+        try:
+            yield server
+        finally:
+            end(server)
     finally:
-        end(server)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -133,9 +135,7 @@ def is_alive(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    status = subprocess.run(
-        ["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False
-    )
+    status = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False)
     return bool(status.stdout.strip()) and not status.stdout.strip().startswith("Z")
 
 

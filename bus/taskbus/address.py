@@ -98,9 +98,7 @@ class Address:
                 query["db"] = str(self.db)
             return f"unix://{login}{quote(self.path)}" + (f"?{urlencode(query)}" if query else "")
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme}://{login}{host}:{self.port}/{self.db}" + (
-            f"?{urlencode(query)}" if query else ""
-        )
+        return f"{self.scheme}://{login}{host}:{self.port}/{self.db}" + (f"?{urlencode(query)}" if query else "")
 
     @property
     def place(self) -> str:

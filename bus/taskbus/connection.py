@@ -13,7 +13,7 @@ import math
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 import hiredis
 from redis import exceptions as client_errors
@@ -21,12 +21,14 @@ from redis.asyncio import connection as client_links
 
 from taskbus import faults, replies
 from taskbus.address import Address
+from taskbus.injected import Injected
 from taskbus.replies import Entry, ServerInfo
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 
     from taskbus.errors import TaskbusError
+    from taskbus.injected import InjectedClient
 
 Word: TypeAlias = str | bytes | int
 Link: TypeAlias = client_links.AbstractConnection
@@ -39,9 +41,6 @@ LINKS: Final = 32
 
 # Pauses before a command whose connection was lost is tried again; the last one repeats until the time is up.
 PAUSES: Final = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2)
-
-# A fakeredis blocked in XREAD is not woken by writes (2.40), so an injected client is asked in steps.
-POLL: Final = 0.01
 
 # The type says a tuple of one; it packs any number, five times as fast as the library's own Python.
 _packed = cast("Callable[[tuple[Word, ...]], bytes]", hiredis.pack_command)
@@ -63,18 +62,6 @@ class Script:
         return hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
 
-class InjectedClient(Protocol):
-    """What `Connection` needs of a client that it is given: `redis.asyncio.Redis`, or a fake of it."""
-
-    def execute_command(self, *args: Any, **options: Any) -> Awaitable[Any]:
-        """Send one command and return its reply."""
-        ...
-
-    def aclose(self) -> Awaitable[None]:
-        """Disconnect."""
-        ...
-
-
 class Connection:
     """Commands to one server, from any number of tasks of one event loop.
 
@@ -90,7 +77,7 @@ class Connection:
     def __init__(self, client: InjectedClient, *, timeout: float = DEFAULT_TIMEOUT) -> None:
         self.address: Address | None = None
         self.info = ServerInfo()
-        self._door: _Links | _Injected = _Injected(client, timeout)
+        self._door: _Links | Injected = Injected(client, timeout=timeout, turns=LINKS)
 
     @classmethod
     @asynccontextmanager
@@ -135,16 +122,12 @@ class Connection:
         except _FAULTS as error:
             raise _translated(error, self._door) from error
 
-    async def range(
-        self, stream: str, start: str = "-", end: str = "+", count: int | None = None
-    ) -> list[Entry]:
+    async def range(self, stream: str, start: str = "-", end: str = "+", count: int | None = None) -> list[Entry]:
         """Entries from `start` to `end`, oldest first; `(` before an ID leaves it out."""
         limit = () if count is None else ("COUNT", count)
         return replies.entries(await self._ask("XRANGE", stream, start, end, *limit))
 
-    async def revrange(
-        self, stream: str, end: str = "+", start: str = "-", count: int | None = None
-    ) -> list[Entry]:
+    async def revrange(self, stream: str, end: str = "+", start: str = "-", count: int | None = None) -> list[Entry]:
         """Entries from `end` back to `start`, newest first."""
         limit = () if count is None else ("COUNT", count)
         return replies.entries(await self._ask("XREVRANGE", stream, end, start, *limit))
@@ -168,10 +151,7 @@ class Connection:
 
     async def hash(self, key: str) -> dict[str, str]:
         """All fields of a hash; empty where there is none."""
-        return {
-            replies.text(name): replies.text(value)
-            for name, value in replies.pairs(await self._ask("HGETALL", key))
-        }
+        return replies.texts(await self._ask("HGETALL", key))
 
     async def field(self, key: str, name: str) -> str | None:
         """One field of a hash; None where there is none."""
@@ -309,10 +289,7 @@ class _Links:
             reply = await _exchange(link, ("INFO",))
             facts = replies.fields(replies.text(reply))
         except client_errors.NoPermissionError:
-            facts = {
-                replies.text(name): replies.text(value)
-                for name, value in replies.pairs(await _exchange(link, ("HELLO",)))
-            }
+            facts = replies.texts(await _exchange(link, ("HELLO",)))
         # From here on each call sets its own time limit, which costs less than the library's.
         link.socket_timeout = None
         self._idle.append(link)
@@ -350,34 +327,6 @@ class _Links:
             await link.disconnect(nowait=True)
 
 
-class _Injected:
-    """A client that the caller made; its own retries and timeouts hold."""
-
-    def __init__(self, client: InjectedClient, timeout: float) -> None:
-        self.client = client
-        self.place = "the given client"
-        self.timeout = timeout
-        self._turns = asyncio.Semaphore(LINKS)
-
-    async def call(self, words: tuple[Word, ...], *, again: bool = True) -> object:
-        del again
-        # As bytes, the name selects none of the library's reply callbacks: replies stay as they came.
-        async with self._turns:
-            return await self.client.execute_command(str(words[0]).encode(), *words[1:])
-
-    async def block(self, before: tuple[Word, ...], after: tuple[Word, ...], timeout: float) -> object:
-        loop = asyncio.get_running_loop()
-        end = loop.time() + timeout
-        while True:
-            reply = await self.call((*before, *after))
-            if reply or loop.time() >= end:
-                return reply
-            await asyncio.sleep(POLL)
-
-    async def aclose(self) -> None:
-        await self.client.aclose()
-
-
 async def _exchange(link: Link, words: tuple[Word, ...]) -> object:
     try:
         await link.send_packed_command(_packed(words))
@@ -385,7 +334,8 @@ async def _exchange(link: Link, words: tuple[Word, ...]) -> object:
     except client_errors.ResponseError:
         raise
     except BaseException:
-        # Whatever cut the exchange short, a reply may still be on its way: nobody else may read it.
+        # Whatever cut the exchange short, a reply may still be on its way, and the library does not drop a link whose
+        # login was cancelled: nobody else may read that reply.
         await link.disconnect(nowait=True)
         raise
 
@@ -417,7 +367,7 @@ async def _introduced(links: _Links) -> ServerInfo:
     return info
 
 
-def _translated(error: Exception, door: _Links | _Injected) -> TaskbusError:
+def _translated(error: Exception, door: _Links | Injected) -> TaskbusError:
     root = _root(error)
     match root:
         case client_errors.InvalidResponse():

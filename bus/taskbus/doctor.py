@@ -65,9 +65,7 @@ class _Subject:
     patience: float
 
 
-async def examine(
-    settings: Settings, *, default_port: int = DEFAULT_PORT, patience: float = 2.0
-) -> list[Check]:
+async def examine(settings: Settings, *, default_port: int = DEFAULT_PORT, patience: float = 2.0) -> list[Check]:
     """Look at everything, in order; a check that cannot be made says so and stops no other.
 
     Without a connection, the checks that need one are left out. `patience` in seconds bounds the walk over
@@ -81,9 +79,7 @@ async def examine(
         async with Connection.open(url) as connection:
             address = Address.parse(url)
             took = (time.perf_counter() - begin) * 1000
-            found = (
-                f"{connection.info} at {address.place}, {connection.info.mode}, connected in {took:.0f} ms"
-            )
+            found = f"{connection.info} at {address.place}, {connection.info.mode}, connected in {took:.0f} ms"
             checks.append(Check("connection", "ok", found))
             subject = _Subject(connection, address, settings, await _facts(connection), patience)
             for name, look in CHECKS.items():
@@ -149,9 +145,7 @@ async def _write_and_read(subject: _Subject) -> Check:
     read = await connection.run(_READ_BACK, [key], [])
     await connection.execute("DEL", key)
     if read != value.encode():
-        return Check(
-            name, "failed", f"{key} was written as {value} and read as {read!r}.", "Look for a proxy."
-        )
+        return Check(name, "failed", f"{key} was written as {value} and read as {read!r}.", "Look for a proxy.")
     return Check(name, "ok", f"{key} was written, read by a script, and removed.")
 
 
@@ -194,15 +188,11 @@ async def _persistence(subject: _Subject) -> Check:
     config = await _config(subject.connection, "appendonly", "appendfsync", "save")
     is_on = config.get("appendonly", "no") == "yes" if config else subject.facts.get("aof_enabled") == "1"
     if not config and not subject.facts:
-        return Check(
-            name, "warning", "The user may not see it.", "Ask the administrator whether appendonly is on."
-        )
+        return Check(name, "warning", "The user may not see it.", "Ask the administrator whether appendonly is on.")
     if not is_on:
         snapshots = ", snapshots only" if config.get("save") else ""
         found = f"The append-only file is off{snapshots}: the death of the server loses envelopes."
-        return Check(
-            name, "failed", found, "CONFIG SET appendonly yes, and the same in the server's configuration."
-        )
+        return Check(name, "failed", found, "CONFIG SET appendonly yes, and the same in the server's configuration.")
     if subject.facts.get("aof_last_write_status", "ok") != "ok":
         found = "The server could not write its append-only file the last time it tried."
         return Check(name, "failed", found, "Look at the server's log and at the free space of its disk.")
@@ -225,14 +215,10 @@ async def _eviction(subject: _Subject) -> Check:
     limit, used = int(facts.get("maxmemory", "0")), int(facts.get("used_memory", "0"))
     found = f"{policy}, {used / 1e6:.1f} MB used of " + (f"{limit / 1e6:.1f} MB" if limit else "no limit")
     if policy != "noeviction":
-        advice = (
-            "CONFIG SET maxmemory-policy noeviction: any other policy deletes envelopes when memory is short."
-        )
+        advice = "CONFIG SET maxmemory-policy noeviction: any other policy deletes envelopes when memory is short."
         return Check(name, "failed" if limit and policy.startswith("allkeys") else "warning", found, advice)
     if limit and used > 0.8 * limit:
-        return Check(
-            name, "warning", found, "Raise maxmemory, or archive and trim the log, before it is full."
-        )
+        return Check(name, "warning", found, "Raise maxmemory, or archive and trim the log, before it is full.")
     return Check(name, "ok", found)
 
 
@@ -283,9 +269,7 @@ async def _port(settings: Settings, subject: _Subject | None, port: int) -> Chec
     except NoServer:
         return Check("port", "ok", f"Nothing listens on the default port, {place}.")
     except TaskbusError as error:
-        return Check(
-            "port", "warning", error.message, "It is no server for a bus: leave it alone, set BUS_URL."
-        )
+        return Check("port", "warning", error.message, "It is no server for a bus: leave it alone, set BUS_URL.")
     if isinstance(info, ErrorReply):
         who = "a Redis or Valkey with a password" if info.code == "NOAUTH" else f"a Redis or Valkey ({pong})"
     else:
@@ -295,12 +279,8 @@ async def _port(settings: Settings, subject: _Subject | None, port: int) -> Chec
         found = f"What answers at {place}, which BUS_URL names, is {who}."
         advice = None if subject else "It refused this bus: see the connection."
         return Check("port", "ok" if subject else "warning", found, advice)
-    found = (
-        f"Another server has the default port: {who} answers at {place}, and is not the server of this bus."
-    )
-    advice = (
-        'A tool that ignores BUS_URL talks to that one. Run `eval "$(bus env)"`; redis-cli -u "$BUS_URL".'
-    )
+    found = f"Another server has the default port: {who} answers at {place}, and is not the server of this bus."
+    advice = 'A tool that ignores BUS_URL talks to that one. Run `eval "$(bus env)"`; redis-cli -u "$BUS_URL".'
     return Check("port", "warning", found, advice)
 
 
@@ -310,7 +290,7 @@ async def _config(connection: Connection, *names: str) -> dict[str, str]:
     except TaskbusError:
         # Hosted servers and restricted users have no CONFIG. What it would say is then reported as not seen.
         return {}
-    return {replies.text(name): replies.text(value) for name, value in replies.pairs(reply)}
+    return replies.texts(reply)
 
 
 def _leaves(reply: Any) -> set[str]:

@@ -192,6 +192,9 @@ def from_socket(error: OSError, place: str) -> TaskbusError:
     if number == errno.ENAMETOOLONG or "too long" in str(error):
         message = f"The path of the socket is too long for the operating system: {place}."
         return ConfigurationError(message, advice="Use a path of at most 100 bytes.")
+    if number == errno.ENOENT and not place.startswith("/"):
+        message = f"A certificate file that the URL of {place} names is not there."
+        return ConfigurationError(message, advice="Correct ssl_ca_certs, ssl_certfile and ssl_keyfile in the URL.")
     if number in (errno.ECONNREFUSED, errno.ENOENT):
         what = "Nothing listens at" if number == errno.ECONNREFUSED else "There is no socket"
         advice = "Start the server, or correct BUS_URL; without BUS_URL the bus starts an embedded one."
@@ -206,18 +209,14 @@ def from_socket(error: OSError, place: str) -> TaskbusError:
 def closed(place: str) -> TaskbusError:
     """The connection ended without an answer, and it went on ending."""
     message = f"The server at {place} closed the connection without an answer."
-    advice = (
-        "If it wants TLS, begin the URL with rediss://; else look at its log, or whether it was restarted."
-    )
+    advice = "If it wants TLS, begin the URL with rediss://; else look at its log, or whether it was restarted."
     return NoServer(message, advice=advice)
 
 
 def silent(place: str, seconds: float) -> TaskbusError:
     """Something accepts connections and says nothing, from the first command on."""
     message = f"{place} accepts connections, but said nothing in {seconds:g} s."
-    advice = (
-        "It is no Redis, or it is frozen or overloaded. Check the port in the URL, and rediss:// for TLS."
-    )
+    advice = "It is no Redis, or it is frozen or overloaded. Check the port in the URL, and rediss:// for TLS."
     return NotAServer(message, advice=advice)
 
 
@@ -226,9 +225,7 @@ def unreachable(place: str, seconds: float, *, tls: bool = False) -> TaskbusErro
     message = f"No {'TLS ' if tls else ''}connection to {place} within {seconds:g} s."
     advice = "Check the host, the port, and firewalls between here and there"
     # A server without TLS takes the handshake for the beginning of a command, and waits for its end.
-    return NoServer(
-        message, advice=f"{advice}; without TLS, the URL begins with redis://." if tls else f"{advice}."
-    )
+    return NoServer(message, advice=f"{advice}; without TLS, the URL begins with redis://." if tls else f"{advice}.")
 
 
 def late(place: str, seconds: float) -> TaskbusError:
@@ -265,9 +262,11 @@ def _tls(error: ssl.SSLError, place: str) -> TaskbusError:
             "ssl_check_hostname=false accepts another host name."
         )
         return Unavailable(message, advice=advice)
-    if error.reason == "WRONG_VERSION_NUMBER":
+    # Python's own errors have none, only OpenSSL's.
+    reason: str | None = getattr(error, "reason", None)
+    if reason == "WRONG_VERSION_NUMBER":
         message = f"The server at {place} does not speak TLS."
         return NotAServer(message, advice="Begin the URL with redis://, or give the server's TLS port.")
-    message = f"TLS with {place} failed: {error.reason or error}."
+    message = f"TLS with {place} failed: {reason or error}."
     advice = "Check the certificates in the URL: ssl_ca_certs, ssl_certfile and ssl_keyfile."
     return Unavailable(message, advice=advice)

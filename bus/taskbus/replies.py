@@ -69,6 +69,11 @@ def pairs(reply: object) -> Iterable[tuple[object, object]]:
     return zip(items[::2], items[1::2], strict=True)
 
 
+def texts(reply: object) -> dict[str, str]:
+    """The pairs of a reply, both sides as text."""
+    return {text(name): text(value) for name, value in pairs(reply)}
+
+
 def entries(reply: object) -> list[Entry]:
     """The entries of XRANGE, or of one stream of XREAD: ID and fields."""
     return [

@@ -140,11 +140,7 @@ async def _look(folder: ServerFolder) -> Running | None:
             pong, info, config = await ask(folder.socket(), *questions, password=password, timeout=ANSWER)
         except Unavailable:
             return None
-        if (
-            isinstance(pong, ErrorReply)
-            and pong.code == "LOADING"
-            and asyncio.get_running_loop().time() < end
-        ):
+        if isinstance(pong, ErrorReply) and pong.code == "LOADING" and asyncio.get_running_loop().time() < end:
             await asyncio.sleep(0.1)
             continue
         break
@@ -153,7 +149,7 @@ async def _look(folder: ServerFolder) -> Running | None:
         advice = f"End it with `bus down`, and remove {folder.path / 'password'} if it was changed by hand."
         raise ServerFault(message, advice=advice)
     facts = replies.fields(str(info))
-    values = {str(name): str(value) for name, value in replies.pairs(config)}
+    values = replies.texts(config)
     fsync = values.get("appendfsync") if values.get("appendonly") == "yes" else None
     return Running(
         url=folder.url(),
@@ -244,9 +240,7 @@ async def _redeclare(folder: ServerFolder, running: Running, durability: Durabil
     now = await _look(folder)
     if isinstance(answer, ErrorReply) or now is None or now.durability != durability:
         message = f"The running server did not take the durability `{durability}`: {answer}"
-        raise ServerFault(
-            message, advice=f"Restart it with `bus down` and `bus up --durability {durability}`."
-        )
+        raise ServerFault(message, advice=f"Restart it with `bus down` and `bus up --durability {durability}`.")
     folder.declare(durability)
     return replace(now, started=running.started)
 

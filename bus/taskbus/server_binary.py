@@ -36,9 +36,7 @@ def server_binary(environ: Mapping[str, str] = os.environ) -> Path:
         found = shutil.which(name, path=environ.get("PATH"))
         if found is not None and _is_new_enough(_version(Path(found))):
             return Path(found)
-    message = (
-        "There is no server to start: none is bundled, and none of version 7 or newer is on the PATH."
-    )
+    message = "There is no server to start: none is bundled, and none of version 7 or newer is on the PATH."
     raise NoServer(
         message,
         advice=(
@@ -51,20 +49,14 @@ def server_binary(environ: Mapping[str, str] = os.environ) -> Path:
 def _given(path: Path) -> Path:
     if not path.is_file() or not os.access(path, os.X_OK):
         message = f"{VARIABLE} names {path}, which is not a program."
-        raise ConfigurationError(
-            message, advice=f"Correct {VARIABLE}, or unset it to use the bundled server."
-        )
+        raise ConfigurationError(message, advice=f"Correct {VARIABLE}, or unset it to use the bundled server.")
     info = _version(path)
     if info is None:
         message = f"{VARIABLE} names {path}, which is not a valkey-server or redis-server."
-        raise ConfigurationError(
-            message, advice=f"Correct {VARIABLE}, or unset it to use the bundled server."
-        )
+        raise ConfigurationError(message, advice=f"Correct {VARIABLE}, or unset it to use the bundled server.")
     if not _is_new_enough(info):
         message = f"{VARIABLE} names {path}, which is {info}; the bus needs Redis 7.0 or newer, or Valkey."
-        raise TooOld(
-            message, advice=f"Name a newer server in {VARIABLE}, or unset it to use the bundled one."
-        )
+        raise TooOld(message, advice=f"Name a newer server in {VARIABLE}, or unset it to use the bundled one.")
     return path
 
 

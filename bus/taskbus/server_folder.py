@@ -136,9 +136,7 @@ class ServerFolder:
             while not _locked(descriptor, fcntl.LOCK_EX):
                 if asyncio.get_running_loop().time() > end:
                     message = f"Another process has been starting or ending the server for {timeout:g} s."
-                    raise TimedOut(
-                        message, advice=f"See which one has {self.path / 'lock'} open, then try again."
-                    )
+                    raise TimedOut(message, advice=f"See which one has {self.path / 'lock'} open, then try again.")
                 await asyncio.sleep(0.02)
             yield
         finally:
@@ -176,9 +174,7 @@ class ServerFolder:
             if len(os.fsencode(path)) <= SOCKET_BYTES and _is_private(place) and _can_listen(path):
                 return path
         message = f"No place for the server's socket: {near} is too long or on a file system without sockets."
-        raise ConfigurationError(
-            message, advice="Name a shorter folder on a local disk with --home or BUS_HOME."
-        )
+        raise ConfigurationError(message, advice="Name a shorter folder on a local disk with --home or BUS_HOME.")
 
 
 def _is_private(folder: Path) -> bool:
@@ -212,9 +208,7 @@ def _read(path: Path) -> str:
         return ""
     except OSError as error:
         message = f"{path} cannot be read: {error.strerror or error}."
-        advice = (
-            "It belongs to another user's embedded server. Name a folder of your own with --home or BUS_HOME."
-        )
+        advice = "It belongs to another user's embedded server. Name a folder of your own with --home or BUS_HOME."
         raise ConfigurationError(message, advice=advice) from error
 
 

@@ -87,11 +87,7 @@ class Settings:
         sources: dict[str, str] = {}
         for name in VARIABLES:
             values[name], sources[name] = _first(name, options[name], environ, in_file, file)
-        anchor = (
-            file.parent
-            if file and (values["home"] is None or sources["home"].startswith(str(file)))
-            else here
-        )
+        anchor = file.parent if file and (values["home"] is None or sources["home"].startswith(str(file))) else here
         return cls(
             url=_checked_url(values["url"], sources["url"]),
             namespace=checked_namespace(values["namespace"], source=sources["namespace"]),

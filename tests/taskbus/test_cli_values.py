@@ -50,6 +50,7 @@ def test_what_is_taken(kind: click.ParamType[Any], text: str, value: object) -> 
         (values.FRACTION, "half"),
         (values.DOLLARS, "-1"),
         (values.DOLLARS, "nan"),
+        (values.DOLLARS, "cheap"),
         (values.DOLLARS, "0.0000001"),
         (values.DOLLARS, "99999999999"),
         (values.SPEED, "0"),

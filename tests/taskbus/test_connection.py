@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
@@ -206,6 +207,23 @@ async def test_cancelled_calls_give_no_reply_to_another_caller(connection):
 
 
 # --- losing the server --------------------------------------------------------------------------------------
+
+
+async def test_a_handshake_that_was_cancelled_gives_no_reply_to_another_caller():
+    """A call that is cancelled while its connection logs in leaves no login's reply for the next call."""
+    echo = Script("return ARGV[1]")
+    with running(bundled_binary()) as server:
+        async with Connection.open(server.url, timeout=20) as connection:
+            assert await connection.run(echo, [], ["first"]) == b"first"
+            server.process.send_signal(signal.SIGSTOP)
+            hanging = [asyncio.create_task(connection.run(echo, [], ["lost"])) for _ in range(4)]
+            await asyncio.sleep(0.2)
+            for task in hanging:
+                task.cancel()
+            await asyncio.gather(*hanging, return_exceptions=True)
+            server.process.send_signal(signal.SIGCONT)
+            words = [b"%d" % number for number in range(8)]
+            assert await asyncio.gather(*(connection.run(echo, [], [word]) for word in words)) == words
 
 
 async def test_lost_replies_are_asked_for_again(valkey_server, namespace, tmp_path):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
+
 from taskbus.envelope import MAX_BYTES
 from taskbus.errors import InvalidEnvelope
 from taskbus.lenient import MAX_TEXT, find
@@ -18,8 +20,9 @@ HEAD = (
     "<timestamp>2026-11-20T00:00:00Z</timestamp></context><payload>"
 )
 TAIL = "</payload></agent-message>"
+DELEGATION = HEAD.replace("status", "delegation") + "<goal>a & b</goal>"
 BARE = "<progress>a & b</progress>"
-SIZE = 40_000
+SIZE = 10_000
 
 # What each makes is about as long as the number given.
 HOSTILE: dict[str, Callable[[int], str]] = {
@@ -61,11 +64,11 @@ HOSTILE: dict[str, Callable[[int], str]] = {
     "unknown elements": lambda n: HEAD + "".join(f"<x{i}></x{i}>" for i in range(n // 14)) + BARE + TAIL,
     "nested unknown elements": lambda n: HEAD + "<x>" * (n // 8) + "</x>" * (n // 8) + BARE + TAIL,
     "open unknown elements": lambda n: HEAD + "<x>" * (n // 3) + TAIL,
-    "items": lambda n: HEAD.replace("status", "delegation") + "<goal>a & b</goal>" + "<constraint>x</constraint>" * (n // 26),
+    "items": lambda n: DELEGATION + "<constraint>x</constraint>" * (n // 26) + TAIL,
     "long name": lambda n: HEAD + f"<{'a' * n}>" + TAIL,
     "long time": lambda n: HEAD.replace("00Z", " " * n) + BARE + TAIL,
     "long gate": lambda n: HEAD + BARE + f"</payload><quality-gates><layer-1-input>{'- ' * (n // 2)}</layer-1-input>",
-    "entities": lambda n: f"<!DOCTYPE agent-message [{'<!ENTITY a 'b'>' * (n // 15)}]>" + HEAD + BARE + TAIL,
+    "entities": lambda n: "<!DOCTYPE agent-message [" + '<!ENTITY a "b">' * (n // 15) + "]>" + HEAD + BARE + TAIL,
 }
 
 
@@ -74,10 +77,8 @@ def spent(text: str) -> float:
     runs: list[float] = []
     for _ in range(3):
         start = time.process_time()
-        try:
+        with suppress(InvalidEnvelope):
             find(text)
-        except InvalidEnvelope:
-            pass  # most of them are
         runs.append(time.process_time() - start)
     return min(runs)
 
@@ -86,7 +87,7 @@ def spent(text: str) -> float:
 def test_time_grows_with_the_length(name: str) -> None:
     """Eight times the text takes nowhere near the 64 times that going over it again and again would take."""
     short, long = (spent(HOSTILE[name](size)) for size in (SIZE, 8 * SIZE))
-    assert long < 24 * short + 0.02, f"{short:.4f} s, then {long:.4f} s"
+    assert long < 24 * short, f"{short:.4f} s, then {long:.4f} s"
 
 
 @pytest.mark.parametrize("name", ["open quotes", "open keys", "less-than signs", "backticks", "fences"])
