@@ -328,16 +328,9 @@ class _Links:
 
 
 async def _exchange(link: Link, words: tuple[Word, ...]) -> object:
-    try:
-        await link.send_packed_command(_packed(words))
-        return cast("object", await link.read_response())
-    except client_errors.ResponseError:
-        raise
-    except BaseException:
-        # Whatever cut the exchange short, a reply may still be on its way, and the library does not drop a link whose
-        # login was cancelled: nobody else may read that reply.
-        await link.disconnect(nowait=True)
-        raise
+    # Cut short by whatever, both drop the link (redis-py 8.1), so that nobody else reads a reply that comes late.
+    await link.send_packed_command(_packed(words))
+    return cast("object", await link.read_response())
 
 
 async def _freshen(link: Link) -> None:
