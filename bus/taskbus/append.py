@@ -28,6 +28,23 @@ if TYPE_CHECKING:
     from taskbus.keys import Keys
 
 _ENDED = "The task has ended; delegate a new one."
+# The record of a task, word by word.
+_WORDS = [
+    "state",
+    "delegator",
+    "assignee",
+    "coordinator",
+    "attempt",
+    "review",
+    "token",
+    "lease",
+    "root",
+    "delivery",
+    "consumer",
+    "parent",
+    "deadline",
+    "cause",
+]
 _HELD = " Wait for the worker, or let the delegator cancel the task."
 _FORMS = {codec.JSON: "json", codec.XML: "xml"}
 
@@ -73,36 +90,26 @@ def script(name: str) -> Script:
 
 def task_of(record: str) -> Task:
     """Read the record of a task, as `scripts/task.lua` writes it."""
-    words: list[str | None] = [None if word == "-" else word for word in record.split(" ")]
-    (
-        state,
-        delegator,
-        assignee,
-        coordinator,
-        attempt,
-        review,
-        token,
-        lease,
-        root,
-        _,
-        consumer,
-        parent,
-        deadline,
-    ) = words
+    word = dict(zip(_WORDS, record.split(" "), strict=True))
     return Task(
-        cast("State", state),
-        delegator or "",
-        assignee or "",
-        coordinator or "",
-        attempt=int(attempt or 0),
-        review=review == "1",
-        token=int(token or 0),
-        lease=int(lease or 0),
-        root=root or "",
-        parent=parent,
-        consumer=consumer,
-        deadline=int(deadline or 0),
+        cast("State", word["state"]),
+        word["delegator"],
+        word["assignee"],
+        word["coordinator"],
+        attempt=int(word["attempt"]),
+        review=word["review"] == "1",
+        token=int(word["token"]),
+        lease=int(word["lease"]),
+        root=word["root"],
+        parent=_given(word["parent"]),
+        consumer=_given(word["consumer"]),
+        deadline=int(_given(word["deadline"]) or 0),
+        cause=_given(word["cause"]),
     )
+
+
+def _given(word: str) -> str | None:
+    return None if word == "-" else word
 
 
 def _rules() -> Iterator[str]:
@@ -123,7 +130,8 @@ async def append(
 
     With `atomic`, a refusal of one refuses all: nothing is written, and the others answer with a Conflict that
     says so. Without, each stands for itself. Repeating a call whose reply was lost changes nothing. Raises Fenced
-    when a settlement's token is not that of the newest delivery, or that was settled by somebody else, and Unavailable when the server cannot be used.
+    when a settlement's token is not that of the newest delivery, or somebody else has settled it, and Unavailable
+    when the server cannot be used.
     """
     args: list[str | bytes | int] = [keys.prefix, "1" if atomic else "0", len(settlements)]
     for settlement in settlements:
@@ -236,7 +244,7 @@ def _refusal(submission: Submission, reply: list[bytes]) -> TaskbusError:
 
 
 def _fenced_settlement(reply: list[bytes]) -> Fenced:
-    agent, token, consumer = reply[3].decode(), reply[5].decode(), reply[7].decode()
-    if token == "-":
+    agent, newest, consumer = reply[3].decode(), reply[5].decode(), reply[7].decode()
+    if newest == "-":
         return Fenced(f"The delivery to {agent} was settled by somebody else.")
-    return Fenced(f"The delivery to {agent} was taken again: token {token} of {consumer} is newer.")
+    return Fenced(f"The delivery to {agent} was taken again: token {newest} of {consumer} is newer.")

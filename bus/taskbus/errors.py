@@ -8,6 +8,7 @@
     │   ├── LifecycleConflict       not legal in the state that the task is in
     │   ├── Fenced                  the token is older than the newest delivery of the task
     │   └── DuplicateID             the ID is in the log already, with other content
+    ├── ForeignEntry                an entry of the log that taskbus did not write
     ├── Unavailable                 the server cannot be used
     │   ├── NoServer                nothing answers
     │   ├── NotAServer              something answers, and it is not Redis or Valkey
@@ -132,6 +133,12 @@ class DuplicateID(Conflict):
     """An envelope with this ID and other content is in the log already."""
 
     advice = "Give the new envelope an ID of its own; leave `id` out and one is made."
+
+
+class ForeignEntry(TaskbusError):
+    """The log has an entry that taskbus did not write."""
+
+    advice = "Something else writes to keys of this namespace; `bus doctor` shows what is there."
 
 
 class Unavailable(TaskbusError):

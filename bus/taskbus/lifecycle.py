@@ -110,7 +110,8 @@ class Task:
     """What the bus knows of a task.
 
     `lease` is the end of its lease, `deadline` that of its time, both in milliseconds since the epoch, and 0 without
-    one. `consumer` is the worker that has it; `root` and `parent` are tasks.
+    one. `consumer` is the worker that has it; `root` and `parent` are tasks; `cause` is the ID of the
+    envelope that brought it into its state.
     """
 
     state: State
@@ -125,6 +126,7 @@ class Task:
     parent: str | None = None
     consumer: str | None = None
     deadline: int = 0
+    cause: str | None = None
 
     @property
     def holder(self) -> str:

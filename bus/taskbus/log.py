@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from taskbus import codec
-from taskbus.errors import ServerFault, TimedOut, Unavailable
+from taskbus.errors import ForeignEntry, TimedOut, Unavailable
 from taskbus.position import START, Position
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Entry:
 
     @classmethod
     def of(cls, position: str, fields: Mapping[bytes, bytes], *, shard: int = 0) -> Entry:
-        """Read a stream entry. Raises ServerFault for one that is not from taskbus."""
+        """Read a stream entry. Raises ForeignEntry for one that is not from taskbus."""
         try:
             task = fields[b"task"].decode()
             return cls(
@@ -74,11 +74,7 @@ class Entry:
                 source_type=fields[b"origin"].decode() if b"origin" in fields else None,
             )
         except (KeyError, UnicodeDecodeError) as error:
-            raise ServerFault(
-                f"The log's entry {position} was not written by taskbus.",
-                position=position,
-                advice="Something else writes to keys of this namespace; `bus doctor` shows what is there.",
-            ) from error
+            raise ForeignEntry(f"The log's entry {position} was not written by taskbus.", position=position) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,17 +126,17 @@ class Log:
         """All entries after `after`, then each new one as it arrives; ends only by cancellation.
 
         When the server is gone it is tried again, at most a second apart. When the log was emptied or restored to an
-        earlier state, that is an incident, and following goes on from the log's start.
+        earlier state, that is an incident, and following goes on from the log's start. Raises ForeignEntry.
         """
         report: Callable[[Incident], None] = on_incident or _ignore
-        failures = 0
+        failures, given = 0, False
         while True:
             try:
                 if failures:
-                    after = await self._resume(after, report)
+                    after = await self._resume(after, report, given=given)
                     failures = 0
                 async for entry in self.read(after):
-                    after = entry.position
+                    after, given = entry.position, True
                     yield entry
                 await self._connection.wait({self._keys.log: after.entry}, timeout=30.0, count=1)
             except (Unavailable, TimedOut) as error:
@@ -149,9 +145,9 @@ class Log:
                 await anyio.sleep(_BACKOFF[min(failures, len(_BACKOFF) - 1)])
                 failures += 1
 
-    async def _resume(self, after: Position, report: Callable[[Incident], None]) -> Position:
+    async def _resume(self, after: Position, report: Callable[[Incident], None], *, given: bool) -> Position:
         end = await self.end()
-        if after != START and await self.get(after) is None:
+        if end < after or (given and await self.get(after) is None):
             report(Incident(f"The log does not hold {after} any more: it was emptied, restored or trimmed.", end))
             return after if end > after else START
         report(Incident(f"The server is back; going on after {after}.", after))

@@ -360,10 +360,23 @@ def test_parts_are_put_where_they_belong() -> None:
     assert found.payload.result == Result(status="failure", description="x")
 
 
-def test_field_in_two_places_is_refused() -> None:
-    """What stands both beside and in the part it belongs to is not merged."""
-    with pytest.raises(InvalidEnvelope, match="two places"):
-        find(message("<progress>x</progress>", head="<task-id>t-2</task-id>"))
+@pytest.mark.parametrize("context", ["null", '""', "{}"])
+def test_parts_are_put_into_an_empty_context(context: str) -> None:
+    """A context that says nothing takes up what stands beside it; the caller's values do not get in between."""
+    text = (
+        '{"header": {"sender": "@gemini", "type": "status", "priority": "medium"}, "payload": {"progress": "x"},'
+        f' "task_id": 42, "context": {context}}}'
+    )
+    found = find(text, defaults=KNOWN).envelope
+    assert (found.sender, found.task, found.priority) == ("@gemini", "42", "normal")
+
+
+@pytest.mark.parametrize("context", ["5", '"later"', '{"task_id": "t-2"}', '{"x": 1, "x": 2}'])
+def test_field_in_two_places_is_refused(context: str) -> None:
+    """What stands both beside and in the part it belongs to is not merged, nor put over something else."""
+    text = '{"sender": "@kilo", "type": "status", "payload": {"progress": "x"}, "task_id": "t-1", "context": %s}'
+    with pytest.raises(InvalidEnvelope, match="context"):
+        find(text % context, defaults=KNOWN)
 
 
 def test_repetition_that_agrees_counts_once() -> None:
@@ -437,6 +450,30 @@ def test_shorthand_with_a_key_twice_is_refused() -> None:
     """Which of the two is meant is not guessed."""
     with pytest.raises(InvalidEnvelope, match="more than once"):
         find('{"status": "success", "status": "failure", "outputs": []}', defaults=KNOWN)
+
+
+def test_quotation_with_careless_marks() -> None:
+    """A mark without its blank is taken away as well."""
+    lines = [
+        "> <agent-message type='status'>",
+        ">  <payload><progress>a",
+        ">",
+        ">b</progress></payload>",
+        "></agent-message>",
+    ]
+    assert find("\n".join(lines), defaults=KNOWN).envelope.payload.progress == "a\n\nb"
+
+
+def test_careless_indentation_stays() -> None:
+    """Where not every line is indented, the indentation is the model's own."""
+    text = in_front("  ", message("<progress>a</progress>").replace("><", ">\n<")).replace("  <type>", "<type>")
+    assert find(text).repairs == ()
+
+
+def test_backslashes_of_its_own() -> None:
+    """A message on one line that holds backslashes is no JSON string."""
+    text = '<agent-message type="status">' + message('<progress>class=\\"x\\"</progress>').partition("</type>")[2]
+    assert find(text, defaults=KNOWN).envelope.payload.progress == 'class=\\"x\\"'
 
 
 def test_quoted_json_with_a_raw_line_end() -> None:

@@ -156,7 +156,7 @@ async def compare(connection, keys):
         message = Message(event, sender, recipient, token)
         cases.append((envelope, task, message))
         if task:
-            record = f"{state} @delegator @assignee @coordinator 2 1 7 {task.lease} t{number} - w1 - -"
+            record = f"{state} @delegator @assignee @coordinator 2 1 7 {task.lease} t{number} - w1 - - -"
             await connection.execute("HSET", keys.index, f"task:t{number}", record)
     for start in range(0, len(cases), 200):
         part = cases[start : start + 200]

@@ -10,7 +10,7 @@ import pytest
 from taskbus.client import Bus
 from taskbus.connection import Connection
 from taskbus.envelope import Delegation, compose
-from taskbus.errors import InvalidEnvelope, ServerFault, UsageError
+from taskbus.errors import InvalidEnvelope, ForeignEntry, UsageError
 from taskbus.position import START, Position
 from tests.servers import bundled_binary, end, running, start
 
@@ -79,7 +79,7 @@ async def test_an_empty_log_ends_at_its_start(connection, namespace):
 async def test_an_entry_that_is_not_ours_is_said_to_be(bus):
     """Something else wrote to the log's key: the entry is named, never skipped."""
     await bus.connection.execute("XADD", bus.keys.log, "*", "field", "value")
-    with pytest.raises(ServerFault, match="not written by taskbus") as found:
+    with pytest.raises(ForeignEntry, match="not written by taskbus") as found:
         _ = [entry async for entry in bus.log.read()]
     assert found.value.position == str(await bus.log.end())
 

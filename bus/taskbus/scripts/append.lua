@@ -142,7 +142,7 @@ local function decide(base)
   if removes then task.lease, task.consumer, task.delivered = "0", "-", false end
   if delivers then task.delivered = true end
   if plan.fences then task.token = "-" end
-  if task.last or removes or delivers or to ~= task.state then task.last = plan end
+  if task.last or removes or delivers or to ~= task.state then task.last, task.cause = plan, id end
   task.state = to
   if attempt == "1" then task.attempt = string.format("%d", task.attempt + 1) end
   seen[id] = plan

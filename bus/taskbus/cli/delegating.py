@@ -1,0 +1,267 @@
+"""What a delegator says: delegate, answer, accept, reject, cancel; one envelope each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from taskbus.cli.drafts import Draft, Flag, Header, Words, drafted, is_document, opened, sorted_out
+from taskbus.cli.options import print_json, run_async, settings_options
+from taskbus.cli.sending import ended_summary, outcome, send, speak, summary, tell
+from taskbus.cli.values import AGENT, DEADLINE, SECONDS, TASK
+from taskbus.envelope import (
+    PRIORITIES,
+    Answer,
+    Artifact,
+    Cancellation,
+    CriterionResult,
+    Delegation,
+    Payload,
+    Priority,
+    Verdict,
+)
+from taskbus.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from taskbus.settings import Settings
+
+as_option = click.option("--as", "sender", type=AGENT, help="Who speaks; default BUS_AGENT, else @human.")
+
+
+@click.command()
+@click.argument("words", nargs=-1, metavar="[@AGENT] GOAL|FILE|-")
+@click.option("--constraint", multiple=True, help="What must be kept to; may be repeated.")
+@click.option("--artifact", multiple=True, metavar="PATH", help="What the work starts from; may be repeated.")
+@click.option("--criterion", multiple=True, help="By what the result is judged; may be repeated.")
+@click.option("--type", "task_type", help="The kind of work, for routing: implementation, review …")
+@click.option("--priority", type=click.Choice(PRIORITIES), help="Which of several goes first; default normal.")
+@click.option("--deadline", type=DEADLINE, help="When it must be done: 2h, or 2026-11-20T18:00:00Z.")
+@click.option("--parent", type=TASK, help="The task that this one is a part of.")
+@click.option("--no-review", is_flag=True, help="The result needs no verdict: a completion is accepted.")
+@click.option("--justification", help="Why a paid model is needed, and which free ones were tried.")
+@click.option("--task", type=TASK, help="The task's ID: one of your own, or that of a task handed out again.")
+@click.option("--wait", is_flag=True, help="Wait for the end: 0 it was completed, 1 it was not.")
+@click.option("--timeout", type=SECONDS, help="With --wait: how long, as in 90s or 10m; then 6.")
+@as_option
+@settings_options
+def delegate(
+    *,
+    words: tuple[str, ...],
+    constraint: tuple[str, ...],
+    artifact: tuple[str, ...],
+    criterion: tuple[str, ...],
+    task_type: str | None,
+    priority: Priority | None,
+    deadline: datetime | None,
+    parent: str | None,
+    no_review: bool,
+    justification: str | None,
+    task: str | None,
+    wait: bool,
+    timeout: float | None,
+    sender: str | None,
+    settings: Settings,
+    as_json: bool,
+) -> None:
+    """Delegate a task to an agent.
+
+    Prints the task's ID. Instead of a goal it takes a document, from a file (something.json, something.xml,
+    or any path with a slash) or from stdin (-): a whole envelope, or the handoff shorthand; options fill what
+    it lacks.
+
+    \b
+    Examples:
+      bus delegate @kilo "Add a cache in front of the price list" --criterion "tests pass"
+      bus delegate delegation.json --deadline 2h
+      bus delegate @opencode "Try it again, without the ORM" --task 0199f0a2-7c4e-7d31-9b5a-3e6f1c2d4a58
+      bus delegate @kilo "Fix the build" --wait --timeout 10m && git push
+    """
+    if timeout is not None and not wait:
+        raise UsageError("--timeout is for --wait.", advice="Add --wait, or leave --timeout out.")
+    agent, given = _whom(words)
+    flags = {
+        "goal": Flag("GOAL", given.text),
+        "task_type": Flag("--type", task_type),
+        "constraints": Flag("--constraint", constraint),
+        "artifacts": Flag("--artifact", tuple(Artifact(path=path) for path in artifact)),
+        "acceptance_criteria": Flag("--criterion", criterion),
+        "review_required": Flag("--no-review", False if no_review else None),
+        "paid_model_justification": Flag("--justification", justification),
+    }
+    header = Header(
+        sender=Flag("--as", sender),
+        recipient=Flag("@AGENT", agent),
+        task=Flag("--task", task),
+        parent=Flag("--parent", parent),
+        priority=Flag("--priority", priority),
+        deadline=Flag("--deadline", deadline),
+    )
+    draft = drafted(Delegation, flags, header, given.document)
+    run_async(_delegated, draft, settings, as_json=as_json, wait=wait, timeout=timeout)
+
+
+def _whom(words: tuple[str, ...]) -> tuple[str | None, Words]:
+    match words:
+        case (only,) if not only.startswith("@") and is_document(only):
+            return None, Words(document=opened(only))
+        case (agent, what) if what == "-" or (what.lower().endswith((".json", ".xml")) and is_document(what)):
+            return AGENT.convert(agent, None, None), Words(document=opened(what))
+        case (agent, goal):
+            return AGENT.convert(agent, None, None), Words(text=goal)
+        case (_, _, extra, *_):
+            advice = 'Put the goal into quotes: bus delegate @agent "…".'
+            raise UsageError(f"There is an argument too many: {extra!r}.", advice=advice)
+        case _:
+            advice = 'Write bus delegate @agent "goal", or give a document: a file, or - for stdin.'
+            raise UsageError("The agent, the goal or the document is missing.", advice=advice)
+
+
+async def _delegated(draft: Draft, settings: Settings, *, as_json: bool, wait: bool, timeout: float | None) -> None:
+    from taskbus.client import Bus  # redis is slow to import
+
+    async with Bus.connect(settings=settings) as bus:
+        sent = await send(bus, draft, settings, "delegator")
+        if not as_json:
+            click.echo(sent.envelope.task)
+            tell(sent)
+        elif not wait:
+            print_json(summary(sent))
+        if not wait:
+            return
+        task, after = sent.envelope.task, sent.appended.position
+        ended = await outcome(bus, task, after, timeout=timeout, show=not as_json)
+        if as_json:
+            print_json(await ended_summary(bus, sent, ended))
+    if not ended.good:
+        raise click.exceptions.Exit(1)
+
+
+def _spoken(
+    kind: type[Payload],
+    flags: dict[str, Flag],
+    words: Words,
+    sender: str | None,
+    settings: Settings,
+    *,
+    as_json: bool,
+) -> None:
+    header = Header(sender=Flag("--as", sender), task=Flag("TASK", words.task))
+    speak(kind, flags, header, words.document, settings=settings, speaker="delegator", as_json=as_json)
+
+
+@click.command()
+@click.argument("words", nargs=-1, metavar="TASK TEXT|FILE|-")
+@as_option
+@settings_options
+def answer(*, words: tuple[str, ...], sender: str | None, settings: Settings, as_json: bool) -> None:
+    """Answer a question or an escalation; the work goes on.
+
+    \b
+    Examples:
+      bus answer 0199f0a2-7c4e-7d31-9b5a-3e6f1c2d4a58 "Version 7, and keep the old endpoint."
+      bus answer answer.xml
+    """
+    given = sorted_out(words, text="answer")
+    _spoken(Answer, {"answer": Flag("TEXT", given.text)}, given, sender, settings, as_json=as_json)
+
+
+def _criteria(values: tuple[str, ...], *, met: bool) -> tuple[CriterionResult, ...]:
+    split = (value.partition("=") for value in values)
+    return tuple(
+        CriterionResult(criterion=text.strip(), met=met, evidence=evidence.strip() or None)
+        for text, _, evidence in split
+    )
+
+
+def _verdict_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    command = click.option("--comment", help="What the assignee should know.")(command)
+    return as_option(settings_options(command))
+
+
+@click.command()
+@click.argument("words", nargs=-1, metavar="TASK|FILE|-")
+@click.option("--criterion", multiple=True, metavar="TEXT=EVIDENCE", help="A criterion that was met; may be repeated.")
+@_verdict_options
+def accept(
+    *,
+    words: tuple[str, ...],
+    criterion: tuple[str, ...],
+    comment: str | None,
+    sender: str | None,
+    settings: Settings,
+    as_json: bool,
+) -> None:
+    """Accept the result of a task.
+
+    \b
+    Examples:
+      bus accept 0199f0a2-7c4e-7d31-9b5a-3e6f1c2d4a58
+      bus accept 0199f0a2-7c4e-7d31-9b5a-3e6f1c2d4a58 --criterion "tests pass=142 passed"
+    """
+    given = sorted_out(words)
+    flags = {
+        "decision": Flag("accept", "accepted"),
+        "criteria": Flag("--criterion", _criteria(criterion, met=True)),
+        "comment": Flag("--comment", comment),
+    }
+    _spoken(Verdict, flags, given, sender, settings, as_json=as_json)
+
+
+@click.command()
+@click.argument("words", nargs=-1, metavar="TASK|FILE|-")
+@click.option(
+    "--criterion",
+    multiple=True,
+    metavar="TEXT=EVIDENCE",
+    help="A criterion that was missed; may be repeated.",
+)
+@click.option("--met", multiple=True, metavar="TEXT=EVIDENCE", help="A criterion that was met; may be repeated.")
+@_verdict_options
+def reject(
+    *,
+    words: tuple[str, ...],
+    criterion: tuple[str, ...],
+    met: tuple[str, ...],
+    comment: str | None,
+    sender: str | None,
+    settings: Settings,
+    as_json: bool,
+) -> None:
+    """Reject the result of a task; the assignee tries again.
+
+    It needs a reason: --comment, or a --criterion that was missed.
+
+    \b
+    Examples:
+      bus reject 0199f0a2-7c4e-7d31-9b5a-3e6f1c2d4a58 --comment "The timeout is not handled."
+      bus reject 0199f0a2-7c4e-7d31-9b5a-3e6f1c2d4a58 --criterion "tests pass=3 failed" --met "lint is clean"
+    """
+    given = sorted_out(words)
+    if given.document is None and not comment and not criterion:
+        advice = "Give --comment, or --criterion with what was missed."
+        raise UsageError("A rejection needs a reason, for the assignee tries again with it.", advice=advice)
+    flags = {
+        "decision": Flag("reject", "rejected"),
+        "criteria": Flag("--criterion", (*_criteria(met, met=True), *_criteria(criterion, met=False))),
+        "comment": Flag("--comment", comment),
+    }
+    _spoken(Verdict, flags, given, sender, settings, as_json=as_json)
+
+
+@click.command()
+@click.argument("words", nargs=-1, metavar="TASK REASON|FILE|-")
+@as_option
+@settings_options
+def cancel(*, words: tuple[str, ...], sender: str | None, settings: Settings, as_json: bool) -> None:
+    """End a task that is no longer wanted.
+
+    \b
+    Examples:
+      bus cancel 0199f0a2-7c4e-7d31-9b5a-3e6f1c2d4a58 "Done by hand meanwhile."
+    """
+    given = sorted_out(words, text="reason")
+    _spoken(Cancellation, {"reason": Flag("REASON", given.text)}, given, sender, settings, as_json=as_json)

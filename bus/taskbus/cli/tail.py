@@ -1,0 +1,96 @@
+"""`bus tail`: envelopes as they arrive, with filters, until it is stopped."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from taskbus.cli.options import run_async, say, settings_options
+from taskbus.cli.selection import Form, Selection, form, selection_options, show
+from taskbus.cli.sending import incident
+from taskbus.cli.stopping import quiet_stop
+from taskbus.log import Entry
+
+if TYPE_CHECKING:
+    from taskbus.client import Bus
+    from taskbus.position import Position
+    from taskbus.settings import Settings
+
+_LAST = 10
+_PAGE = 500
+
+
+@click.command()
+@click.option("-n", "--last", type=click.IntRange(min=0), help="Begin with so many older ones [default: 10]")
+@click.option("--since", metavar="MOMENT", help="Begin with all since then: 10m, a time, or a position.")
+@click.option("--no-follow", is_flag=True, help="End after what is there already.")
+@selection_options
+@settings_options
+def tail(
+    *,
+    last: int | None,
+    since: str | None,
+    no_follow: bool,
+    selection: Selection,
+    as_xml: bool,
+    settings: Settings,
+    as_json: bool,
+) -> None:
+    """Show envelopes as they arrive.
+
+    Goes on until Ctrl-C, also over a restart of the server. With --json each line is one record: position and
+    header fields, and the envelope.
+
+    \b
+    Examples:
+      bus tail
+      bus tail --agent @kilo --type question --type escalation
+      bus tail --since 1h --no-follow --json | jq -r .envelope.payload.goal
+    """
+    run_async(_tail, settings, selection, form(as_json=as_json, as_xml=as_xml), last, since, follow=not no_follow)
+
+
+async def _tail(
+    settings: Settings, selection: Selection, form: Form, last: int | None, since: str | None, *, follow: bool
+) -> None:
+    from taskbus import moment
+    from taskbus.client import Bus  # redis is slow to import
+    from taskbus.position import START
+
+    after = moment.before(moment.position(since)) if since is not None else START
+    with quiet_stop():
+        async with Bus.connect(settings=settings) as bus:
+            selection = await selection.resolved(bus)
+            end = await bus.log.end()
+            if since is not None and last is None:
+                async for entry in bus.log.read(after, end):
+                    if selection.takes(entry):
+                        show(entry, form)
+            else:
+                for entry in await _latest(bus, selection, after, end, _LAST if last is None else last):
+                    show(entry, form)
+            if not follow:
+                return
+            if form == "pretty" and end == START:
+                say(f"The log of {bus.namespace} is empty; waiting for the first envelope.")
+            async for entry in bus.log.follow(end, on_incident=incident):
+                if entry.position > after and selection.takes(entry):
+                    show(entry, form)
+
+
+async def _latest(bus: Bus, selection: Selection, after: Position, end: Position, count: int) -> list[Entry]:
+    """The last `count` selected entries after `after` and up to `end`, the oldest of them first."""
+    found: list[Entry] = []
+    page = count if selection == Selection() else _PAGE
+    until = end.entry
+    while len(found) < count:
+        entries = await bus.connection.revrange(bus.keys.log, until, f"({after.entry}", page)
+        for position, fields in entries:
+            entry = Entry.of(position, fields)
+            until = f"({position}"
+            if selection.takes(entry):
+                found.append(entry)
+        if len(entries) < page:
+            break
+    return found[:count][::-1]
