@@ -29,22 +29,10 @@ if TYPE_CHECKING:
 
 _ENDED = "The task has ended; delegate a new one."
 # The record of a task, word by word.
-_WORDS = [
-    "state",
-    "delegator",
-    "assignee",
-    "coordinator",
-    "attempt",
-    "review",
-    "token",
-    "lease",
-    "root",
-    "delivery",
-    "consumer",
-    "parent",
-    "deadline",
-    "cause",
-]
+_WORDS = (
+    *("state", "delegator", "assignee", "coordinator", "attempt", "review", "token", "lease", "root", "delivery"),
+    *("consumer", "parent", "deadline", "cause"),
+)
 _HELD = " Wait for the worker, or let the delegator cancel the task."
 _FORMS = {codec.JSON: "json", codec.XML: "xml"}
 
