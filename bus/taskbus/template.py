@@ -118,7 +118,7 @@ def example(type: MessageType) -> AnyEnvelope:
         sender=_LEAD if from_delegator else _KILO,
         recipient=_KILO if from_delegator else _LEAD,
         type=type,
-        context=Context(task_id="sessions-12", timestamp=datetime(2026, 11, 20, 9, 30, tzinfo=UTC)),
+        context=Context(task_id="carts-12", timestamp=datetime(2026, 11, 20, 9, 30, tzinfo=UTC)),
         payload=payload,
         quality_gates=_GATES if RESERVED["quality_gates"] == type else None,
     )
@@ -211,11 +211,11 @@ _GATES: Final = QualityGates(
 )
 _EXAMPLES: Final[Mapping[str, Payload]] = {
     "delegation": Delegation(
-        goal="Expire sessions after 30 minutes of silence",
+        goal="Expire carts after 30 minutes of silence",
         task_type="implementation",
         constraints=("Keep the cookie's name", "No new dependency"),
-        artifacts=(Artifact(path="src/sessions.py", summary="Creates & stores sessions"),),
-        acceptance_criteria=("tests/test_sessions.py passes",),
+        artifacts=(Artifact(path="src/carts.py", summary="Creates & stores carts"),),
+        acceptance_criteria=("tests/test_carts.py passes",),
     ),
     "acknowledgment": Acknowledgment(
         accepted=True, constraints_accepted=("Keep the cookie's name", "No new dependency")
@@ -227,20 +227,20 @@ _EXAMPLES: Final[Mapping[str, Payload]] = {
         action="completed",
         result=Result(
             status="success",
-            description="Sessions expire after 30 minutes & are renewed on use.",
+            description="Carts expire after 30 minutes & are renewed on use.",
             artifacts=(
-                Artifact(path="src/sessions.py", summary="Expiry and renewal"),
-                Artifact(path="tests/test_sessions.py", summary="6 new tests"),
+                Artifact(path="src/carts.py", summary="Expiry and renewal"),
+                Artifact(path="tests/test_carts.py", summary="6 new tests"),
             ),
         ),
-        verification_result="pytest tests/test_sessions.py: 18 passed",
+        verification_result="pytest tests/test_carts.py: 18 passed",
         next_steps="Review the default of 30 minutes",
     ),
     "verdict": Verdict(
         decision="rejected",
         criteria=(
             CriterionResult(
-                criterion="tests/test_sessions.py passes", met=False, evidence="test_renewal fails when age < 1 s"
+                criterion="tests/test_carts.py passes", met=False, evidence="test_renewal fails when age < 1 s"
             ),
         ),
         comment="Compare with <=, and run the tests again.",
@@ -249,9 +249,9 @@ _EXAMPLES: Final[Mapping[str, Payload]] = {
         error_details=ErrorDetails(
             level=2,
             category="integration",
-            message="The session store refuses connections",
+            message="The cart store refuses connections",
             attempted_recovery="Restarted it & waited 5 minutes",
         )
     ),
-    "cancellation": Cancellation(reason="Sessions move to the gateway"),
+    "cancellation": Cancellation(reason="Carts move to the gateway"),
 }
