@@ -213,12 +213,15 @@ def advance(task: Task | None, message: Message) -> Task:
     if task is None:
         return Task(rule.to, message.sender, message.recipient, message.sender, review=message.review)
     state = rule.unreviewed if rule.unreviewed and not task.review else rule.to
+    by_hand = message.token is None
+    if state == task.state and message.event in WORK and not (by_hand and task.lease):
+        return task
     after = replace(task, state=state, attempt=task.attempt + rule.attempt)
     if message.event == "delegation":
         after = replace(after, assignee=message.recipient, review=message.review)
     if message.event == "escalation":
         after = replace(after, coordinator=message.recipient)
-    if state not in DELIVERED or message.event not in WORK:
+    if state not in DELIVERED or message.event not in WORK or by_hand:
         after = replace(after, lease=0)
     return after
 

@@ -41,6 +41,8 @@ from taskbus.lifecycle import (
     roles,
 )
 
+AHEAD = int(time.time() * 1000) + 3_600_000
+"""The end of a lease that lasts, in milliseconds since the epoch; that of one that has lapsed is 1."""
 STATES: tuple[State, ...] = get_args(State)
 EVENTS: tuple[Event, ...] = get_args(Event)
 SENDERS = ("@delegator", "@assignee", "@coordinator", "@human", "@bus", "@stranger")
@@ -134,9 +136,9 @@ def test_one_sender_may_have_several_roles():
 def combinations():
     """Every state, event and sender, with each kind of token and lease and, where it matters, both recipients."""
     for state, event, sender in itertools.product((None, *STATES), EVENTS, SENDERS):
-        for token, leased in ((7, True), (6, True), (None, False), (None, True), (7, False), (8, False)):
+        for token, lease in ((7, AHEAD), (6, AHEAD), (None, 0), (None, AHEAD), (None, 1), (7, 0), (7, 1), (8, 0)):
             for recipient in ("@assignee", "@delegator"):
-                yield state, event, sender, token if state else None, leased, recipient
+                yield state, event, sender, token if state else None, lease, recipient
 
 
 @pytest.mark.anyio
@@ -147,10 +149,9 @@ async def test_the_server_agrees_with_the_table(any_connection, namespace):
 
 async def compare(connection, keys):
     """Forge a task for each combination, append, and compare answer and state with the pure module."""
-    lease = int(time.time() * 1000) + 3_600_000
     cases = []
-    for number, (state, event, sender, token, leased, recipient) in enumerate(combinations()):
-        task = a_task(state, lease=lease if leased else 0)
+    for number, (state, event, sender, token, lease, recipient) in enumerate(combinations()):
+        task = a_task(state, lease=lease)
         envelope = compose(PAYLOADS[event], sender=sender, recipient=recipient, task=f"t{number}")
         assert event_of(envelope) == event
         message = Message(event, sender, recipient, token)
@@ -163,7 +164,7 @@ async def compare(connection, keys):
         submissions = [Submission(document(envelope), message.token) for envelope, _, message in part]
         answers = await append(connection, keys, submissions, atomic=False)
         for (envelope, task, message), answer in zip(part, answers, strict=True):
-            expected = refusal(task, message, now=lease - 1)
+            expected = refusal(task, message, now=AHEAD - 1)
             assert expected == kind_of(answer), (task, message, answer)
             record = await connection.field(keys.index, "task:" + envelope.task)
             after = task if expected else advance(task, message)

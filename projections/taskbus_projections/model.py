@@ -1,0 +1,103 @@
+"""The contract of read models: what one is, and what it gets to fold.
+
+A read model is a class with a name, a version, its tables, and a method for each type of envelope that it
+cares about. It must be a pure fold: the same log always gives the same rows, so it asks no clock, no random
+number and no network. Packages add their own through the entry point group `taskbus.projections`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from taskbus.envelope import (
+        Acknowledgment,
+        Answer,
+        AnyEnvelope,
+        Cancellation,
+        Completion,
+        Delegation,
+        Escalation,
+        Question,
+        Status,
+        Verdict,
+    )
+    from taskbus.log import Entry
+
+
+class Fact(NamedTuple):
+    """One envelope of the log, with everything that a read model may use.
+
+    `n` numbers the envelopes of the log from 1; `time` is when the server appended it, in ISO 8601, UTC, to
+    the millisecond.
+    """
+
+    n: int
+    entry: Entry
+    envelope: AnyEnvelope
+    time: str
+
+    @property
+    def task(self) -> str:
+        """The ID of the task."""
+        return self.entry.task
+
+
+class ReadModel:
+    """What every read model extends: it folds nothing by itself.
+
+    `version` goes up with every change of tables or methods; whatever was folded with an older one is folded
+    anew. `tables` creates STRICT tables and indexes, with a comment behind each column. They are the model's
+    own: it may read the tables of others, and refer to those that are folded before it, but writes to none of
+    them.
+
+    All methods run within the transaction that also moves the checkpoint, one batch of the log at a time:
+    `begin`, `fold` for each envelope in the order of the log, `finish`. Whatever they raise stops the
+    projection at that envelope, and rolls back. Rows may be kept in memory from `begin` to `finish`, but not
+    from one batch to the next.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+    tables: ClassVar[str]
+    database: sqlite3.Connection
+
+    def begin(self, database: sqlite3.Connection) -> None:
+        """Begin a batch."""
+        self.database = database
+
+    def fold(self, fact: Fact) -> None:
+        """Fold one envelope: by default with the method that is named after its type."""
+        getattr(self, fact.envelope.type)(fact, fact.envelope.payload)
+
+    def finish(self) -> None:
+        """Write what was kept in memory."""
+
+    def delegation(self, fact: Fact, payload: Delegation) -> None:
+        """Fold a delegation."""
+
+    def acknowledgment(self, fact: Fact, payload: Acknowledgment) -> None:
+        """Fold an acknowledgment."""
+
+    def status(self, fact: Fact, payload: Status) -> None:
+        """Fold a status."""
+
+    def question(self, fact: Fact, payload: Question) -> None:
+        """Fold a question."""
+
+    def answer(self, fact: Fact, payload: Answer) -> None:
+        """Fold an answer."""
+
+    def completion(self, fact: Fact, payload: Completion) -> None:
+        """Fold a completion."""
+
+    def verdict(self, fact: Fact, payload: Verdict) -> None:
+        """Fold a verdict."""
+
+    def escalation(self, fact: Fact, payload: Escalation) -> None:
+        """Fold an escalation."""
+
+    def cancellation(self, fact: Fact, payload: Cancellation) -> None:
+        """Fold a cancellation."""

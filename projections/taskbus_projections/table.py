@@ -1,0 +1,85 @@
+"""Tables: rows of an answer as people read them on a terminal, or as CSV.
+
+On a terminal the widest texts are cut so that a row fits into a line; elsewhere nothing is cut. Nothing that
+an envelope says reaches the terminal as a command. Called by the commands of the queries.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+
+from taskbus.cli.rendering import cells, cut, visible
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+Text: TypeAlias = "Callable[[dict[str, Any]], str]"
+"""How a row is written in a column."""
+
+_GAP: Final = "  "
+_LEAST: Final = 12
+
+
+class Column(NamedTuple):
+    """A column: its heading, and the text that a row has in it.
+
+    `flexible` ones give way where a line is too long; `number`s stand on the right; `paint` colours a text
+    that has been cut already.
+    """
+
+    heading: str
+    text: Text
+    flexible: bool = False
+    number: bool = False
+    paint: Callable[[str], str] | None = None
+
+
+def table(columns: Sequence[Column], rows: Sequence[dict[str, Any]], *, width: int | None = None) -> str:
+    """The rows below their headings; with `width` no line is longer, as far as that can be."""
+    headings = [column.heading for column in columns]
+    texts = [[visible(column.text(row)) for column in columns] for row in rows]
+    limits = [max(map(cells, column)) for column in zip(headings, *texts, strict=True)]
+    if width is not None:
+        limits = _fitted(columns, limits, width)
+    return "\n".join(
+        (
+            _line(columns, limits, headings),
+            _GAP.join("-" * limit for limit in limits),
+            *(_line(columns, limits, line, painted=True) for line in texts),
+        )
+    )
+
+
+def as_csv(names: Sequence[str], rows: Iterable[dict[str, Any]]) -> str:
+    """The rows as CSV, below a line of names; what is not known stays empty, true and false are 1 and 0."""
+    written = io.StringIO()
+    writer = csv.writer(written, lineterminator="\n")
+    writer.writerow(names)
+    for row in rows:
+        writer.writerow([int(value) if isinstance(value := row[name], bool) else value for name in names])
+    return written.getvalue()
+
+
+def _fitted(columns: Sequence[Column], limits: Sequence[int], width: int) -> list[int]:
+    """How wide each column may be: the widest of the flexible ones gives way, until a line fits."""
+    fitted = [min(limit, max(width, _LEAST)) for limit in limits]
+    flexible = [at for at, column in enumerate(columns) if column.flexible]
+    while sum(fitted) + len(_GAP) * (len(fitted) - 1) > width:
+        widest = max(flexible, key=fitted.__getitem__, default=None)
+        if widest is None or fitted[widest] <= _LEAST:
+            break
+        fitted[widest] -= 1
+    return fitted
+
+
+def _line(columns: Sequence[Column], limits: Sequence[int], texts: Sequence[str], *, painted: bool = False) -> str:
+    written: list[str] = []
+    for column, limit, whole in zip(columns, limits, texts, strict=True):
+        text = cut(whole, limit)
+        # Not str.ljust: wide characters take two columns, and colours none.
+        space = " " * (limit - cells(text))
+        shown = column.paint(text) if painted and column.paint else text
+        written.append(space + shown if column.number else shown + space)
+    return _GAP.join(written).rstrip()
