@@ -68,7 +68,9 @@ def test_every_command_of_the_table_is_there_and_every_command_is_in_the_table(e
     )
     commands = set(re.findall(r"^  ([a-z]+)  ", done.stdout, re.MULTILINE))
     table = README.partition("## Commands")[2].partition("## ")[0]
-    listed = {word for cell in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for word in re.findall(r"[a-z]+", cell)}
+    listed = {
+        word for cell in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for word in re.findall(r"[a-z]+", cell)
+    }
     assert commands
     assert commands <= listed
     assert listed - {"bus", "run"} <= commands

@@ -10,7 +10,7 @@ import pytest
 from taskbus.client import Bus
 from taskbus.connection import Connection
 from taskbus.envelope import Delegation, compose
-from taskbus.errors import InvalidEnvelope, ForeignEntry, UsageError
+from taskbus.errors import ForeignEntry, InvalidEnvelope, UsageError
 from taskbus.position import START, Position
 from tests.servers import bundled_binary, end, running, start
 

@@ -7,10 +7,9 @@ import pytest
 
 from taskbus.client import Bus
 from taskbus.connection import Connection
-from taskbus.envelope import Acknowledgment, Completion, Delegation, Result, Status, compose
+from taskbus.envelope import Completion, Delegation, Result, Status, compose
 from taskbus.worker import Outcome
 from tests.proxy import losing_replies
-from tests.servers import bundled_binary, running
 
 pytestmark = pytest.mark.anyio
 
@@ -76,17 +75,3 @@ async def test_a_worker_survives_lost_replies(valkey_server, namespace, tmp_path
         assert kinds.count("acknowledgment") == 50
         assert {(await bus.task(entry.task)).state for entry in entries} == {"completed"}
         assert await bus.inbox("@kilo").waiting() == []
-
-
-async def test_the_script_is_sent_again_after_a_restart(tmp_path, namespace):
-    """A server that has forgotten its scripts is sent them again."""
-    with running(bundled_binary()) as server:
-        async with Connection.open(server.url) as connection:
-            bus = Bus(connection, namespace)
-            first = compose(Delegation(goal="before"), sender="@boss", recipient="@kilo")
-            await bus.publish(first)
-            await connection.execute("SCRIPT", "FLUSH")
-            await bus.publish(
-                compose(Acknowledgment(accepted=True), sender="@kilo", recipient="@boss", task=first.task)
-            )
-            assert (await bus.task(first.task)).state == "working"

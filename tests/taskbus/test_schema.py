@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json as standard
 import random
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -192,10 +193,10 @@ def _mutated(plain: Any, chance: random.Random) -> Any:
     if way < 0.3:
         del container[key]
     elif way < 0.8:
-        container[key] = chance.choice(_JUNK)
+        container[key] = deepcopy(chance.choice(_JUNK))
     else:
         target = container if isinstance(container, dict) else plain
-        target[chance.choice(_NAMES)] = chance.choice(_JUNK)
+        target[chance.choice(_NAMES)] = deepcopy(chance.choice(_JUNK))
     return plain
 
 

@@ -240,13 +240,15 @@ async def test_cancelling_the_task_cancels_the_handler(bus):
 async def test_concurrency_is_bounded(bus):
     """No more handlers than asked for run at a time, and that many do."""
     running_now, most = 0, 0
+    three = anyio.Event()
 
     async def handler(work):
         nonlocal running_now, most
         running_now += 1
         most = max(most, running_now)
-        while most < 3:
-            await anyio.sleep(0.001)
+        if most == 3:
+            three.set()
+        await three.wait()
         await anyio.sleep(0.01)
         running_now -= 1
         return DONE
@@ -288,13 +290,15 @@ async def test_stopping_wakes_a_worker_that_waits(bus):
 async def test_a_worker_outlives_its_server(namespace):
     """The server is killed and comes back: the worker says so, and works on."""
     incidents = []
-    done = anyio.Event()
+    noticed, done = anyio.Event(), anyio.Event()
 
-    async def handler(work):
-        if work.envelope.type == "delegation":
-            done.set()
-            return DONE
-        return None
+    async def handler(_work):
+        done.set()
+        return DONE
+
+    def notice(what):
+        incidents.append(what)
+        noticed.set()
 
     with running(bundled_binary()) as server:
         async with Connection.open(server.url, timeout=1) as connection:
@@ -302,13 +306,12 @@ async def test_a_worker_outlives_its_server(namespace):
             again = None
             with anyio.fail_after(60):
                 async with anyio.create_task_group() as group:
-                    worker = bus.worker("@kilo", handler, on_incident=incidents.append)
+                    worker = bus.worker("@kilo", handler, on_incident=notice)
                     group.start_soon(worker.run)
                     await anyio.sleep(0.1)
                     server.process.kill()
                     server.process.wait()
-                    while not incidents:
-                        await anyio.sleep(0.01)
+                    await noticed.wait()
                     again = await anyio.to_thread.run_sync(start, bundled_binary(), server.folder)
                     envelope = await delegated(bus)
                     await done.wait()
