@@ -61,12 +61,14 @@ async def test_a_worker_survives_lost_replies(valkey_server, namespace, tmp_path
         await work.say(Status(progress="under way"))
         return Outcome(Completion(result=Result(status="success")))
 
-    async with losing_replies(tmp_path / "p", valkey_server.socket, every=4) as proxy:
-        async with Connection.open(proxy.url(valkey_server.url)) as connection:
-            bus = Bus(connection, namespace)
-            for number in range(50):
-                await bus.publish(compose(Delegation(goal=f"{number}"), sender="@boss", recipient="@kilo"))
-            await bus.worker("@kilo", handler, lease=0.5).run(until_idle=True)
+    async with (
+        losing_replies(tmp_path / "p", valkey_server.socket, every=4) as proxy,
+        Connection.open(proxy.url(valkey_server.url)) as connection,
+    ):
+        bus = Bus(connection, namespace)
+        for number in range(50):
+            await bus.publish(compose(Delegation(goal=f"{number}"), sender="@boss", recipient="@kilo"))
+        await bus.worker("@kilo", handler, lease=0.5).run(until_idle=True)
     async with Connection.open(valkey_server.url) as connection:
         bus = Bus(connection, namespace)
         entries = [entry async for entry in bus.log.read()]

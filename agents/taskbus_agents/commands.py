@@ -1,0 +1,238 @@
+"""The commands `bus agent` and `bus demo`: options in, lines out.
+
+The only module of this package that imports click; everything else is imported when a command is called.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from taskbus.cli.options import errors_shown, print_json, run_async, say, settings_options
+
+if TYPE_CHECKING:
+    from taskbus.client import Bus
+    from taskbus.settings import Settings
+    from taskbus_agents.demo.narration import Narrator
+    from taskbus_agents.demo.play import Summary
+    from taskbus_agents.service import Service, Settled
+
+
+class _Late(click.ParamType[Any]):
+    """A type of taskbus.cli.values, imported when there is a value: the help needs none of it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> object:
+        from taskbus.cli import values
+
+        kind: click.ParamType[object] = getattr(values, self.name.upper())
+        return kind.convert(value, param, ctx)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        del param, ctx
+        return self.name.upper()
+
+
+@click.group()
+def agent() -> None:
+    """Run workers for agents.
+
+    \b
+    Examples:
+      bus agent run @kilo -- ./kilo.sh
+    """
+
+
+@agent.command()
+@click.argument("name", type=_Late("agent"), metavar="NAME")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.option(
+    "--lease",
+    type=_Late("seconds"),
+    default="30",
+    show_default=True,
+    help="How long a delivery stays this worker's without a sign of life.",
+)
+@click.option(
+    "--concurrency",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="Deliveries at a time.",
+)
+@click.option("--timeout", type=_Late("seconds"), help="End a subprocess that runs for longer.")
+@click.option(
+    "--cwd",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Run every subprocess in this folder.",
+)
+@click.option(
+    "--workdir-root",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Make the folder of each delivery in here  [default: work/ in the home]",
+)
+@click.option("--once", is_flag=True, help="End after one delivery.")
+@click.option("--limit", type=click.IntRange(1), help="End after so many deliveries.")
+@click.option("--until-idle", is_flag=True, help="End when the inbox is empty.")
+@settings_options
+def run(
+    name: str,
+    command: tuple[str, ...],
+    *,
+    lease: float,
+    concurrency: int,
+    timeout: float | None,
+    cwd: Path | None,
+    workdir_root: Path | None,
+    once: bool,
+    limit: int | None,
+    until_idle: bool,
+    settings: Settings,
+    as_json: bool,
+) -> None:
+    """Work for one agent: run COMMAND as a subprocess for each delivery.
+
+    The subprocess reads from stdin, one JSON envelope per line: the delegation, and what was said since. It leaves
+    a completion, a question or an escalation in completion.json in its folder, or on stdout: the handoff shorthand,
+    or an envelope in JSON or XML, also with other text around it. Without one, and with any exit code but 0, the
+    task has failed. One that asks has ended, and is run again with the answer.
+
+    It finds BUS_TASK, BUS_TOKEN, BUS_ATTEMPT, BUS_AGENT, BUS_URL, BUS_NAMESPACE and BUS_HOME in its environment, so
+    that it can call `bus` itself.
+
+    \b
+    Examples:
+      bus agent run @kilo -- python /path/to/agent.py
+      bus agent run @kilo --timeout 10m --cwd . -- ./agent.sh --fast
+    """
+    from taskbus_agents.service import Service
+
+    if once and limit not in (None, 1):
+        raise click.UsageError("--once and --limit say different things: use one of them.")
+    if cwd is not None and workdir_root is not None:
+        raise click.UsageError("--cwd and --workdir-root say different things: use one of them.")
+    service = Service(
+        agent=name,
+        command=_found(command, in_a_folder_of_its_own=cwd is None),
+        lease=lease,
+        concurrency=concurrency,
+        timeout=timeout,
+        cwd=cwd.absolute() if cwd else None,
+        root=workdir_root.absolute() if workdir_root else None,
+        until_idle=until_idle,
+        limit=1 if once else limit,
+    )
+    _serve(service, settings, as_json=as_json)
+
+
+def _serve(service: Service, settings: Settings, *, as_json: bool) -> None:
+    from taskbus_agents.service import serve
+
+    def ready(bus: Bus) -> None:
+        place = bus.connection.address
+        say(f"{service.agent} works for {bus.namespace} on {place.place if place else 'a server'}; Ctrl-C ends it.")
+
+    code = run_async(
+        serve,
+        settings,
+        service,
+        on_settled=_print_record if as_json else _print_line,
+        on_incident=_print_incident,
+        on_ready=ready,
+    )
+    if code:
+        raise click.exceptions.Exit(code)
+
+
+@click.command()
+@click.option("--keep", is_flag=True, help="Leave the server and the files there, to look further.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout; the story to stderr.")
+def demo(*, keep: bool, as_json: bool) -> None:
+    """Watch agents hand work to each other, over a real server, in under a minute.
+
+    A person delegates a release; six agents, five of them processes, do it: with a question, a rejected result, a
+    crash, an escalation, and costs (sample figures: no model runs). It uses a server and a folder of its own, takes
+    nothing from your configuration, and leaves nothing behind without --keep.
+
+    \b
+    Examples:
+      bus demo
+      bus demo --keep
+      bus demo --json 2> story.txt | jq .costs
+    """
+    from taskbus_agents.demo.narration import Narrator
+    from taskbus_agents.demo.play import play
+
+    def write(line: str) -> None:
+        try:
+            click.echo(line, err=as_json)
+        except BrokenPipeError:
+            # Whoever read it has had enough (`bus demo | head`). The story goes on to its end, and cleans up.
+            stream = sys.stderr if as_json else sys.stdout
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+    narrator = Narrator(write, shutil.get_terminal_size((80, 24)).columns)
+    with errors_shown(as_json=as_json):
+        _tell_end(narrator, run_async(play, narrator, keep=keep), as_json=as_json)
+
+
+def _tell_end(narrator: Narrator, played: Summary | int, *, as_json: bool) -> None:
+    from taskbus_agents.demo.play import farewell
+
+    if isinstance(played, int):
+        say("Ended: server, workers and files are gone.")
+        raise click.exceptions.Exit(128 + played)
+    farewell(narrator, played)
+    if as_json:
+        print_json(played.plain())
+
+
+def _found(command: tuple[str, ...], *, in_a_folder_of_its_own: bool) -> tuple[str, ...]:
+    """The command with the full path of its program. Raises BadParameter where there is no such program."""
+    path = shutil.which(command[0])
+    if path is None:
+        raise click.BadParameter(
+            f"{command[0]!r} is no program on the PATH, and no file that can be run here.", param_hint="COMMAND"
+        )
+    # Not Path.is_file, which raises for a word that is too long for a name: a script after `sh -c`, for example.
+    near = [word for word in command[1:] if not Path(word).is_absolute() and os.path.isfile(word)]  # noqa: PTH113
+    if in_a_folder_of_its_own and near:
+        say(
+            f"{near[0]!r} is a file here, but each delivery runs in a folder of its own: "
+            "write the file's full path, or use --cwd ."
+        )
+    return (str(Path(path).absolute()), *command[1:])
+
+
+def _print_record(settled: Settled) -> None:
+    print_json(settled.plain())
+
+
+def _print_line(settled: Settled) -> None:
+    from datetime import UTC, datetime
+
+    from taskbus.cli.rendering import visible
+
+    if settled.outcome is None:
+        what = "noted"
+    else:
+        failed = settled.status == "failure" or settled.outcome == "escalation"
+        what = click.style(f"{settled.outcome} {settled.status or ''}".strip(), fg="red" if failed else "green")
+    at = datetime.now(UTC).astimezone()
+    line = f"{at:%H:%M:%S}  {visible(settled.task)}  {settled.received} → {what}  {settled.seconds:.1f} s"
+    if settled.message:
+        line += f"  {visible(settled.message.partition(chr(10))[0])}"
+    say(line)
+
+
+def _print_incident(text: str) -> None:
+    from taskbus.cli.rendering import visible
+
+    say(visible(text))

@@ -1,0 +1,199 @@
+"""The outcome: from what a command left behind, its exit and its words, to the document that settles its delivery.
+
+Nothing is success because a process said so by ending: without a valid envelope that agrees with the delivery there
+is a failed completion, which says what happened. What the agent wrote is kept with it, byte for byte. Pure; called
+by the adapters.
+"""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
+
+from taskbus import codec, lenient, shorthand
+from taskbus.codec import Document
+from taskbus.envelope import Acknowledgment, Completion, ErrorDetails, Escalation, Question, Result, now
+from taskbus.errors import InvalidEnvelope, Problem
+from taskbus.findings import printable
+from taskbus.lifecycle import BUS, HUMAN
+from taskbus.worker import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from taskbus.envelope import AnyEnvelope, Usage
+    from taskbus.worker import Work
+    from taskbus_agents.runner import Ended
+
+FREE_TEXT: Final = "text/plain"
+
+_STDERR_LINES: Final = 5
+_LINE: Final = 400
+_TOLD: Final = 4000
+"""How many characters of an explanation stand in a failure."""
+
+Reason = Literal[
+    "exit-code", "signal", "timeout", "output-limit", "no-completion", "invalid-completion", "declined", "not-started"
+]
+"""Why a completion is a failure that the agent did not report itself: its `termination_reason`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What an agent wrote, and where; `trouble` says why that could not be read."""
+
+    text: bytes
+    origin: str
+    trouble: str = ""
+
+
+def outcome(work: Work, ended: Ended, words: Words) -> Document:
+    """What settles a delivery: what the agent wrote, or a failed completion that says what went wrong.
+
+    An exit code other than 0 makes a failure of everything that does not report trouble itself.
+    """
+    if ended.cut is not None:
+        kept = words.text if ended.cut == "timeout" else b""
+        return failure(work, *_cut(ended), stderr=ended.stderr, words=kept)
+    found, trouble = _understood(work, words)
+    if ended.code != 0:
+        if found is not None and _reports_trouble(found.envelope):
+            return found
+        return _exited(work, ended, words.text, found)
+    if found is None:
+        reason: Reason = "invalid-completion" if words.text.strip() or words.trouble else "no-completion"
+        return failure(work, reason, trouble, category="validation", stderr=ended.stderr, words=words.text)
+    payload = found.envelope.payload
+    if isinstance(payload, Acknowledgment):
+        # The worker acknowledged the task before it called the agent, so that it cannot be declined any more.
+        why = payload.decline_reason or "It gave no reason."
+        said = f"The agent declined the task: {why}"
+        return failure(work, "declined", said, words=words.text, usage=found.envelope.usage)
+    return found
+
+
+def failure(
+    work: Work,
+    reason: Reason,
+    message: str,
+    *,
+    category: Literal["execution", "validation"] = "execution",
+    stderr: bytes = b"",
+    words: bytes = b"",
+    usage: Sequence[Usage] = (),
+) -> Document:
+    """A failed completion in the agent's name; `words` are what it wrote, and stay with it."""
+    if last := _last_lines(stderr):
+        message = f"{message}\n{last}"
+    completion = Completion(
+        result=Result(status="failure"),
+        termination_reason=reason,
+        error_details=ErrorDetails(level=1, category=category, message=message[:_TOLD]),
+    )
+    made = codec.document(work.reply(Outcome(completion, tuple(usage))))
+    return _with_source(made, words, FREE_TEXT) if words else made
+
+
+def _understood(work: Work, words: Words) -> tuple[Document | None, str]:
+    """What the agent wrote, if it is valid and agrees with the delivery; else why not."""
+    if words.trouble:
+        return None, f"What the agent wrote ({words.origin}) cannot be read: {words.trouble}."
+    if not words.text.strip():
+        return None, f"The agent ended without a completion: {words.origin} is empty."
+    try:
+        found = _read(work, words.text)
+        problems: Sequence[Problem] = _disagreements(work, found.envelope)
+    except InvalidEnvelope as error:
+        found, problems = None, error.problems
+    if found is None or problems:
+        listed = "; ".join(printable(str(problem), _LINE) for problem in problems[:10])
+        return None, f"What the agent wrote ({words.origin}) is no outcome of its task: {listed}."
+    return found, ""
+
+
+def _read(work: Work, words: bytes) -> Document:
+    """A whole document, or else the one in a text. Raises InvalidEnvelope with every problem."""
+    strict: InvalidEnvelope | None = None
+    try:
+        if shorthand.is_shorthand(words):
+            short = shorthand.read_completion(words)
+            made = codec.document(work.reply(Outcome(short.payload, short.usage)))
+            return _with_source(made, words, codec.JSON)
+        return codec.read(words)
+    except InvalidEnvelope as error:
+        strict = error
+    known = {
+        "sender": work.delivery.agent,
+        "recipient": work.reply_to,
+        "task_id": work.delivery.task,
+        "timestamp": now(),
+    }
+    try:
+        # Bytes that are no UTF-8 become lone surrogates, which the lenient reader writes out.
+        found = lenient.find(words.decode(errors="surrogateescape"), defaults=known)
+    except InvalidEnvelope as error:
+        # Of what is nothing but a document, the strict reader says more exactly what is wrong.
+        raise strict if words.lstrip()[:1] in (b"{", b"<") else error from strict
+    return Document(found.envelope, found.document, found.content_type, words, FREE_TEXT)
+
+
+def _with_source(made: Document, words: bytes, source_type: str) -> Document:
+    return Document(made.envelope, made.body, made.content_type, words, source_type)
+
+
+def _disagreements(work: Work, envelope: AnyEnvelope) -> list[Problem]:
+    """In what an envelope that an agent wrote is not the outcome of this delivery."""
+    agent, task, delegator = work.delivery.agent, work.delivery.task, work.reply_to
+    found: list[Problem] = []
+    if envelope.sender != agent:
+        found.append(Problem("sender", envelope.sender, f"{agent}, whose delivery it is"))
+    if envelope.task != task:
+        found.append(Problem("context.task_id", envelope.task, f"{task}, the task of the delivery"))
+    payload, recipient = envelope.payload, envelope.recipient
+    match payload:
+        case Completion() | Acknowledgment(accepted=False):
+            agrees, expected = recipient == delegator, f"{delegator}, who delegated the task"
+        case Question():
+            agrees, expected = recipient in (delegator, HUMAN), f"{delegator}, who delegated the task, or {HUMAN}"
+        case Escalation():
+            agrees, expected = recipient not in (agent, BUS), "somebody else, who can deal with it"
+        case _:
+            found.append(Problem("type", envelope.type, "a completion, a question or an escalation"))
+            return found
+    if not agrees:
+        found.append(Problem("recipient", recipient, expected))
+    return found
+
+
+def _reports_trouble(envelope: AnyEnvelope) -> bool:
+    payload = envelope.payload
+    return isinstance(payload, Escalation) or (isinstance(payload, Completion) and payload.result.status == "failure")
+
+
+def _cut(ended: Ended) -> tuple[Reason, str]:
+    if ended.cut == "timeout":
+        return "timeout", f"The agent was not done after {ended.seconds:.1f} s, and was ended."
+    return "output-limit", f"The agent wrote more than {codec.MAX_BYTES} bytes, and was ended."
+
+
+def _exited(work: Work, ended: Ended, words: bytes, found: Document | None) -> Document:
+    usage = found.envelope.usage if found is not None else ()
+    but = f", although it wrote a {found.envelope.type}" if found is not None else ""
+    if ended.code < 0:
+        said = f"The agent was killed by {_signal_name(-ended.code)}{but}."
+        return failure(work, "signal", said, stderr=ended.stderr, words=words, usage=usage)
+    said = f"The agent ended with exit code {ended.code}{but}."
+    return failure(work, "exit-code", said, stderr=ended.stderr, words=words, usage=usage)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _last_lines(stderr: bytes) -> str:
+    lines = [line for line in stderr.decode(errors="replace").splitlines() if line.strip()]
+    return "\n".join(printable(line.rstrip(), _LINE) for line in lines[-_STDERR_LINES:])

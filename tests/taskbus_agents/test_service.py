@@ -1,0 +1,415 @@
+"""A worker for one agent: deliveries, subprocesses and their outcomes, on a real server."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import anyio
+import pytest
+
+from taskbus import codec
+from taskbus.client import Bus
+from taskbus.envelope import (
+    Answer,
+    Artifact,
+    Cancellation,
+    Completion,
+    Delegation,
+    ErrorDetails,
+    Escalation,
+    Result,
+    Verdict,
+    compose,
+)
+from taskbus.errors import Unavailable, UsageError
+from taskbus.settings import Settings
+from taskbus_agents.service import Service, Settled, serve
+from tests.taskbus_agents.waiting import gone, line_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.anyio
+
+AGENT, DELEGATOR, TASK = "@kilo", "@lead", "task-1"
+OK = """printf '{"status": "success", "description": "done"}'"""
+
+
+class Place:
+    """A bus and a home of one test; `serve` runs a worker for @kilo in them until its inbox is empty."""
+
+    def __init__(self, bus: Bus, settings: Settings) -> None:
+        self.bus = bus
+        self.settings = settings
+        self.settled: list[Settled] = []
+        self.incidents: list[str] = []
+
+    async def delegate(self, task: str = TASK, **more) -> None:
+        """Delegate a task to @kilo."""
+        await self.say(Delegation(goal="do it", **more), task=task)
+
+    async def say(self, payload, *, sender=DELEGATOR, recipient=AGENT, task=TASK) -> None:
+        """Publish an envelope."""
+        envelope = compose(payload, sender=sender, recipient=recipient, task=task)
+        await self.bus.publish(envelope)
+
+    async def serve(self, script: str, **more) -> None:
+        """Run a worker whose agent is a shell script; it must end with 0."""
+        service = Service(AGENT, ("sh", "-c", script), **{"until_idle": True, **more})
+        with anyio.fail_after(60):
+            code = await serve(
+                self.settings, service, on_settled=self.settled.append, on_incident=self.incidents.append
+            )
+        assert code == 0
+
+    async def said(self, *types: str) -> list:
+        """The payloads of these types in the log, in order."""
+        return [entry.envelope.payload async for entry in self.bus.log.read() if entry.type in types]
+
+    async def failure(self, reason: str) -> ErrorDetails:
+        """The error of the only completion, which must be a failure for this reason; the task has failed."""
+        (completion,) = await self.said("completion")
+        assert (completion.result.status, completion.termination_reason) == ("failure", reason)
+        assert (await self.bus.task(TASK)).state == "failed"
+        return completion.error_details
+
+    @property
+    def folder(self) -> Path:
+        """Where the folders of the deliveries are."""
+        return self.settings.home / "work"
+
+
+@pytest.fixture
+async def place(valkey, namespace, tmp_path):
+    """A bus on the shared server, in a namespace and a home of this test."""
+    settings = Settings.load(url=valkey, namespace=namespace, home=tmp_path / "home", environ={}, cwd=tmp_path)
+    async with Bus.connect(settings=settings) as bus:
+        yield Place(bus, settings)
+
+
+async def written(file: Path) -> str:
+    """Wait until a command has written a line into `file`."""
+    return await anyio.to_thread.run_sync(line_of, file)
+
+
+async def all_gone(*pids: int) -> None:
+    """Wait until none of these processes runs any more."""
+    await anyio.to_thread.run_sync(gone, *pids)
+
+
+@asynccontextmanager
+async def serving(place: Place, script: str, **more):
+    """A worker that goes on working beside the test, until the block ends."""
+    async with anyio.create_task_group() as group:
+        group.start_soon(lambda: place.serve(script, until_idle=False, **more))
+        yield group
+        group.cancel_scope.cancel()
+
+
+async def test_a_task_is_taken_on_done_and_told(place):
+    """The whole way of one delivery: acknowledged, worked on, completed, and reported with its position."""
+    await place.delegate(review_required=False)
+    await place.serve(OK)
+    types = [entry.type async for entry in place.bus.log.read()]
+    assert types == ["delegation", "acknowledgment", "completion"]
+    assert (await place.bus.task(TASK)).state == "accepted"
+    entries = [entry async for entry in place.bus.log.read()]
+    (told,) = place.settled
+    assert (told.received, told.position) == ("delegation", str(entries[0].position))
+    assert (told.outcome, told.status) == ("completion", "success")
+    assert (told.id, told.appended) == (entries[2].id, str(entries[2].position))
+    assert told.message is None
+    assert "message" not in told.plain()
+    assert entries[2].source == b'{"status": "success", "description": "done"}'
+
+
+async def test_the_agent_reads_its_delegation_from_stdin(place, tmp_path):
+    """One line of canonical JSON, then the end."""
+    await place.delegate(constraints=("no\nORM",), artifacts=(Artifact(path="a.py"),))
+    await place.serve(f"cat > {tmp_path}/stdin; {OK}")
+    text = (tmp_path / "stdin").read_text()
+    assert text.count("\n") == 1
+    envelope = json.loads(text)
+    assert (envelope["type"], envelope["recipient"]) == ("delegation", AGENT)
+    assert envelope["payload"]["constraints"] == ["no\nORM"]
+    assert envelope["context"]["task_id"] == TASK
+
+
+async def test_the_agent_finds_in_its_environment_what_calling_bus_needs(place, tmp_path, valkey, namespace):
+    """An agent that says how far it is can do so with one command."""
+    await place.delegate()
+    progress = f'{sys.executable} -m taskbus progress "$BUS_TASK" half --json'
+    await place.serve(f"env -0 > {tmp_path}/env; {progress} >&2 && {OK}")
+    assert [status.progress for status in await place.said("status")] == ["half"]
+    entries = (tmp_path / "env").read_text().split("\0")
+    environment = dict(entry.split("=", 1) for entry in entries if entry)
+    task = await place.bus.task(TASK)
+    assert environment["BUS_TASK"] == TASK
+    assert environment["BUS_AGENT"] == AGENT
+    assert environment["BUS_ATTEMPT"] == "1"
+    assert environment["BUS_TOKEN"] == str(task.token)
+    assert environment["BUS_NAMESPACE"] == environment["REDIS_PREFIX"] == namespace
+    assert environment["BUS_HOME"] == str(place.settings.home)
+    assert environment["BUS_URL"] == valkey
+    assert environment["PATH"].startswith(os.environ["PATH"])
+
+
+async def test_completion_json_goes_before_stdout(place):
+    """An agent that logs to stdout leaves its result in a file."""
+    await place.delegate()
+    await place.serve("""echo '{"status": "failure"}'; echo '{"status": "success"}' > completion.json""")
+    (completion,) = await place.said("completion")
+    assert completion.result.status == "success"
+
+
+async def test_a_bad_completion_json_is_not_replaced_by_stdout(place):
+    """Whoever wrote the file meant it: falling back would guess."""
+    await place.delegate()
+    await place.serve(f"echo nonsense > completion.json; {OK}")
+    assert "completion.json" in (await place.failure("invalid-completion")).message
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        ("mkdir completion.json", "it is no file"),
+        ("mkfifo completion.json", "it is no file"),
+        ("head -c 1100000 /dev/zero > completion.json", "longer than"),
+        ("ln -s completion.json other; mv other completion.json", None),
+    ],
+)
+async def test_what_only_looks_like_completion_json(place, make, said):
+    """A folder, a pipe that nobody writes to, a giant and a link to itself neither hang nor crash the worker."""
+    await place.delegate()
+    await place.serve(f"{make}; true")
+    error = await place.failure("invalid-completion" if said else "no-completion")
+    assert said is None or said in error.message
+
+
+async def test_each_delivery_has_a_folder_of_its_own(place):
+    """What one attempt leaves never mixes with the next one's; an empty folder is not kept."""
+    script = f'pwd >> {place.settings.home}/seen; [ "$BUS_ATTEMPT" = 3 ] || echo x > left; {OK}'
+    await place.delegate()
+    await place.serve(script)
+    for _ in range(2):
+        await place.say(Verdict(decision="rejected", comment="again"))
+        await place.serve(script)
+    seen = (place.settings.home / "seen").read_text().splitlines()
+    assert seen == [str(place.folder / TASK / str(number)) for number in (1, 2, 3)]
+    assert sorted(path.name for path in (place.folder / TASK).iterdir()) == ["1", "2"]
+
+
+async def test_one_folder_for_all_does_not_take_an_old_completion_for_a_new_one(place, tmp_path):
+    """With --cwd the file of an earlier run lies there when the next one begins."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    (folder / "completion.json").write_text('{"status": "success"}')
+    await place.delegate()
+    await place.serve("true", cwd=folder)
+    await place.failure("no-completion")
+    await place.say(Delegation(goal="again"))
+    await place.serve("""echo '{"status": "success"}' > completion.json""", cwd=folder)
+    assert (await place.bus.task(TASK)).state == "completed"
+
+
+async def test_folders_may_be_made_elsewhere(place, tmp_path):
+    """--workdir-root, for a disk with more room."""
+    await place.delegate()
+    await place.serve(f"echo x > left; {OK}", root=tmp_path / "elsewhere")
+    assert (tmp_path / "elsewhere" / TASK / "1" / "left").exists()
+
+
+async def test_several_deliveries_in_one_folder_are_refused(place, tmp_path):
+    """Their completions would overwrite each other."""
+    with pytest.raises(UsageError, match="mix"):
+        await place.serve(OK, cwd=tmp_path, concurrency=2)
+
+
+async def test_an_agent_that_is_continued_sees_the_whole_talk(place, tmp_path):
+    """Question, answer, result and verdict stand on stdin, in order, whatever else the log holds in between."""
+    script = f"""cat > {tmp_path}/stdin
+        case $(wc -l < {tmp_path}/stdin) in
+        1) printf '{{"sender":"@kilo","recipient":"@lead","type":"question",
+            "context":{{"task_id":"{TASK}","timestamp":"2026-11-20T09:30:00Z"}},"payload":{{"question":"which?"}}}}' ;;
+        *) printf '{{"status":"success"}}' ;;
+        esac"""
+    await place.delegate()
+    await place.serve(script)
+    assert (await place.bus.task(TASK)).state == "input-required"
+    # More than two pages of other people's business.
+    await place.bus.publish_many(compose(Delegation(goal="noise"), sender="@x", recipient="@y") for _ in range(1200))
+    await place.say(Answer(answer="that one"))
+    await place.serve(script)
+    await place.say(Verdict(decision="rejected", comment="again"))
+    await place.serve(script)
+    lines = [json.loads(line) for line in (tmp_path / "stdin").read_text().splitlines()]
+    assert [line["type"] for line in lines] == ["delegation", "question", "answer", "completion", "verdict"]
+    assert {line["context"]["task_id"] for line in lines} == {TASK}
+    assert lines[2]["payload"]["answer"] == "that one"
+
+
+async def test_a_new_delegation_begins_a_new_talk(place, tmp_path):
+    """Whoever gets the task after somebody failed begins with what is wanted now."""
+    await place.delegate()
+    await place.serve("exit 1")
+    await place.say(Delegation(goal="do it otherwise"))
+    await place.serve(f"cat > {tmp_path}/stdin; {OK}")
+    (line,) = (tmp_path / "stdin").read_text().splitlines()
+    assert json.loads(line)["payload"]["goal"] == "do it otherwise"
+
+
+async def test_a_talk_that_the_log_has_lost_fails_loudly(place):
+    """Without the delegation there is no knowing what to do."""
+    await place.delegate()
+    await place.serve("""printf '{"sender":"@kilo","recipient":"@lead","type":"question","context":
+        {"task_id":"task-1","timestamp":"2026-11-20T09:30:00Z"},"payload":{"question":"which?"}}'""")
+    first = await place.bus.connection.range(place.bus.keys.log, "-", "+", 1)
+    await place.bus.connection.execute("XDEL", place.bus.keys.log, first[0][0])
+    await place.say(Answer(answer="that one"))
+    await place.serve(OK)
+    error = await place.failure("handler-error")
+    assert "does not hold the delegation" in error.message
+
+
+async def test_messages_that_ask_for_no_work_are_noted(place):
+    """An agent that delegates itself gets completions; they run no subprocess and leave the inbox."""
+    await place.say(Delegation(goal="part"), sender=AGENT, recipient="@codex", task="part")
+    await place.say(
+        Escalation(error_details=ErrorDetails(level=1, category="execution", message="no")),
+        sender="@codex",
+        task="part",
+        recipient=AGENT,
+    )
+    await place.delegate()
+    await place.serve(OK)
+    assert [(told.received, told.outcome) for told in place.settled] == [
+        ("escalation", None),
+        ("delegation", "completion"),
+    ]
+    await place.say(Verdict(decision="accepted"))
+    await place.serve("exit 9")
+    assert (place.settled[-1].received, place.settled[-1].outcome) == ("verdict", None)
+
+
+@pytest.mark.parametrize(
+    ("script", "reason", "said"),
+    [
+        ("echo half way >&2; exit 4", "exit-code", "exit code 4.\nhalf way"),
+        (f"{OK}; exit 4", "exit-code", "although it wrote a completion"),
+        ("echo I am done", "invalid-completion", "no envelope"),
+        ("true", "no-completion", "stdout is empty"),
+        ("kill -SEGV $$", "signal", "SIGSEGV"),
+        ("yes", "output-limit", "more than 1048576 bytes"),
+        ("cat completion-that-is-not-there; true", "no-completion", "No such file"),
+    ],
+)
+async def test_every_way_to_fail_is_a_completion_that_says_so(place, script, reason, said):
+    """The delegator learns what happened, and the task does not hang."""
+    await place.delegate()
+    await place.serve(script)
+    assert said in (await place.failure(reason)).message
+    (told,) = place.settled
+    assert told.status == "failure"
+    assert told.message is not None
+
+
+async def test_a_command_that_is_gone_is_a_failure_of_the_task(place, tmp_path):
+    """Somebody uninstalls the agent while its worker runs."""
+    await place.delegate()
+    service = Service(AGENT, (str(tmp_path / "gone"),), until_idle=True)
+    await serve(place.settings, service, on_settled=place.settled.append, on_incident=place.incidents.append)
+    assert "could not be started" in (await place.failure("not-started")).message
+
+
+async def test_time_that_is_up_ends_the_whole_group(place, tmp_path):
+    """A grandchild that the agent started does not go on spending money."""
+    await place.delegate()
+    await place.serve(f"sleep 600 & echo $! > {tmp_path}/pid; wait", timeout=0.3)
+    assert "not done after" in (await place.failure("timeout")).message
+    await all_gone(int((tmp_path / "pid").read_text()))
+
+
+async def test_cancelling_a_task_ends_its_agent(place, tmp_path):
+    """Work that is no longer wanted stops with the next renewal of the lease, and nothing of it is published."""
+    script = f"sleep 600 & echo $! > {tmp_path}/child; echo $$ > {tmp_path}/pid; wait"
+    await place.delegate()
+    async with serving(place, script, lease=0.6):
+        pid = int(await written(tmp_path / "pid"))
+        await place.say(Cancellation(reason="not any more"))
+        await all_gone(pid)
+        await all_gone(int((tmp_path / "child").read_text()))
+    assert (await place.bus.task(TASK)).state == "canceled"
+    assert await place.said("completion") == []
+    assert any("no longer ours" in incident for incident in place.incidents)
+
+
+async def test_an_agent_may_publish_its_outcome_itself(place):
+    """`bus complete` from inside the subprocess settles the task; silence afterwards is no failure."""
+    await place.delegate()
+    complete = f'{sys.executable} -m taskbus complete "$BUS_TASK" --status success --json'
+    await place.serve(f"{complete} >&2")
+    (completion,) = await place.said("completion")
+    assert completion.result.status == "success"
+    assert (await place.bus.task(TASK)).state == "completed"
+    (told,) = place.settled
+    assert told.outcome is None
+
+
+async def test_an_envelope_that_stands_in_the_log_already_settles_nothing(place):
+    """An agent that repeats itself word for word has not worked again; without this the task would hang."""
+    fixed = Completion(result=Result(status="success"))
+    envelope = compose(fixed, sender=AGENT, recipient=DELEGATOR, task=TASK)
+    words = codec.encode(envelope).decode()
+    await place.delegate()
+    await place.serve(f"cat <<'E'\n{words}\nE")
+    await place.say(Verdict(decision="rejected", comment="again"))
+    await place.serve(f"cat <<'E'\n{words}\nE")
+    first, second = await place.said("completion")
+    assert first == fixed
+    assert second.termination_reason == "invalid-completion"
+    assert "stands in the log already" in second.error_details.message
+    assert (await place.bus.task(TASK)).state == "failed"
+
+
+async def test_work_in_parallel(place, tmp_path):
+    """Two deliveries of one worker run at the same time: each waits for what the other leaves."""
+    script = f"""touch {tmp_path}/$BUS_TASK
+        while [ ! -e {tmp_path}/a ] || [ ! -e {tmp_path}/b ]; do sleep 0.02; done; {OK}"""
+    for task in ("a", "b"):
+        await place.delegate(task)
+    await place.serve(script, concurrency=2, timeout=30)
+    assert [(await place.bus.task(task)).state for task in ("a", "b")] == ["completed"] * 2
+
+
+async def test_no_more_than_the_limit(place):
+    """--limit and --once leave the rest to others."""
+    for task in ("a", "b", "c"):
+        await place.delegate(task)
+    await place.serve(OK, limit=2, until_idle=False)
+    assert [(await place.bus.task(task)).state for task in ("a", "b", "c")] == [
+        "completed",
+        "completed",
+        "submitted",
+    ]
+
+
+async def test_a_long_run_keeps_its_lease(place):
+    """An agent that works for several leases is run once."""
+    await place.delegate()
+    await place.serve(f"sleep 1.5; {OK}", lease=0.5)
+    assert (await place.bus.task(TASK)).state == "completed"
+    assert len([1 async for entry in place.bus.log.read() if entry.type == "acknowledgment"]) == 1
+
+
+async def test_no_server_is_an_error_at_the_start(tmp_path):
+    """A worker that can never work does not pretend to wait."""
+    settings = Settings.load(url=f"unix://{tmp_path}/none.sock", environ={}, cwd=tmp_path)
+    began = time.monotonic()
+    with pytest.RaisesGroup(Unavailable):
+        await serve(settings, Service(AGENT, ("true",)), on_settled=print, on_incident=print)
+    assert time.monotonic() - began < 30
