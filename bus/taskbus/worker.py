@@ -23,7 +23,7 @@ from taskbus.envelope import (
     compose,
     new_id,
 )
-from taskbus.errors import Conflict, InvalidEnvelope, LifecycleConflict, TaskbusError, TimedOut, Unavailable
+from taskbus.errors import Conflict, Fenced, InvalidEnvelope, NotFound, TaskbusError, TimedOut, Unavailable
 from taskbus.lifecycle import DELIVERED
 
 if TYPE_CHECKING:
@@ -140,6 +140,8 @@ class Worker:
                     handlers.start_soon(self._hold, delivery, slots)
                 if not taken.deliveries:
                     slots.release()
+                    if taken.missing:
+                        continue
                     if until_idle and slots.value == self._concurrency and taken.lapse is None:
                         return
                     await self._wait(taken)
@@ -218,7 +220,9 @@ class Worker:
         """Settle with the outcomes; with a failure that says why, where they are not valid or not legal."""
         try:
             appended = await self._inbox.settle(work.delivery, outcomes)
-        except (InvalidEnvelope, LifecycleConflict) as error:
+        except Fenced:
+            raise
+        except (InvalidEnvelope, Conflict, NotFound) as error:
             self._report(f"The outcome for task {work.delivery.task} was refused: {error.message}")
             outcomes = self._failed(work, error)
             appended = await self._inbox.settle(work.delivery, outcomes)
@@ -232,7 +236,7 @@ class Worker:
             return [
                 work.reply(item) if isinstance(item, Outcome) else item for item in _listed(await self._handler(work))
             ]
-        except (Conflict, Unavailable, TimedOut):
+        except (Fenced, Unavailable, TimedOut):
             raise
         except Exception as error:  # noqa: BLE001 - the handler's failure is the task's, not the worker's
             self._report(f"The handler of {self._agent} failed on {delivery.entry.type} {delivery.entry.id}: {error!r}")

@@ -32,6 +32,26 @@ pytestmark = pytest.mark.anyio
 DONE = Completion(result=Result(status="success"))
 
 
+class Incidents(list):
+    """What a worker reported; a test can wait for it."""
+
+    def __init__(self):
+        """Nothing was reported yet."""
+        super().__init__()
+        self._changed = anyio.Event()
+
+    def __call__(self, what):
+        """Note an incident."""
+        self.append(what)
+        self._changed.set()
+        self._changed = anyio.Event()
+
+    async def until(self, part):
+        """Wait for an incident that has `part` in it."""
+        while not any(part in what for what in self):
+            await self._changed.wait()
+
+
 @pytest.fixture
 def bus(connection, namespace):
     """A bus on the embedded server."""
@@ -289,16 +309,12 @@ async def test_stopping_wakes_a_worker_that_waits(bus):
 
 async def test_a_worker_outlives_its_server(namespace):
     """The server is killed and comes back: the worker says so, and works on."""
-    incidents = []
-    noticed, done = anyio.Event(), anyio.Event()
+    incidents = Incidents()
+    done = anyio.Event()
 
     async def handler(_work):
         done.set()
         return DONE
-
-    def notice(what):
-        incidents.append(what)
-        noticed.set()
 
     with running(bundled_binary()) as server:
         async with Connection.open(server.url, timeout=1) as connection:
@@ -306,19 +322,18 @@ async def test_a_worker_outlives_its_server(namespace):
             again = None
             with anyio.fail_after(60):
                 async with anyio.create_task_group() as group:
-                    worker = bus.worker("@kilo", handler, on_incident=notice)
+                    worker = bus.worker("@kilo", handler, on_incident=incidents)
                     group.start_soon(worker.run)
                     await anyio.sleep(0.1)
                     server.process.kill()
                     server.process.wait()
-                    await noticed.wait()
+                    await incidents.until("Trying again")
                     again = await anyio.to_thread.run_sync(start, bundled_binary(), server.folder)
                     envelope = await delegated(bus)
                     await done.wait()
                     worker.stop()
                 assert (await bus.task(envelope.task)).state == "completed"
         end(again)
-    assert "Trying again" in incidents[0]
 
 
 async def test_a_body_that_cannot_be_read_does_not_stop_the_worker(bus):
@@ -339,3 +354,119 @@ async def test_a_body_that_cannot_be_read_does_not_stop_the_worker(bus):
     await bus.worker("@kilo", handler, on_incident=incidents.append).run(until_idle=True)
     assert "cannot be dealt with" in incidents[0]
     assert (await bus.task(good.task)).state == "completed"
+
+
+async def test_what_the_bus_refuses_a_handler_fails_its_task(bus):
+    """A handler whose own publishing is refused has failed; its task is not left in nobody's hands."""
+
+    async def handler(work):
+        await work.bus.publish(compose(Status(progress="p"), sender="@kilo", recipient="@boss", task="nowhere"))
+
+    envelope = await delegated(bus)
+    await bus.worker("@kilo", handler).run(until_idle=True)
+    assert (await bus.task(envelope.task)).state == "failed"
+    assert "nowhere" in (await bus.log.latest(1))[0].envelope.payload.error_details.message
+
+
+async def test_an_id_that_was_used_fails_the_task(bus):
+    """An outcome under an ID that stands in the log with other content is refused, and the task fails."""
+    envelope = await delegated(bus)
+
+    async def handler(work):
+        copy = work.reply(Outcome(DONE))
+        return [type(copy)(**{name: getattr(copy, name) for name in copy.__struct_fields__} | {"id": envelope.id})]
+
+    await bus.worker("@kilo", handler).run(until_idle=True)
+    assert (await bus.task(envelope.task)).state == "failed"
+
+
+async def test_a_worker_that_lost_its_delivery_publishes_nothing(bus):
+    """Whoever comes back with an old token is refused, says so, and leaves the delivery to its new owner."""
+    envelope = await delegated(bus)
+    incidents = []
+    owner = bus.inbox("@kilo", lease=60)
+    mine = []
+
+    async def handler(work):
+        await bus.connection.execute("ZADD", bus.keys.leases("@kilo"), 1, work.delivery.name)
+        mine.extend((await owner.take()).deliveries)
+        return DONE
+
+    with anyio.fail_after(20):
+        await bus.worker("@kilo", handler, on_incident=incidents.append).run(limit=1)
+    assert "taken again" in incidents[0] or "not the newest" in incidents[0]
+    assert (await bus.task(envelope.task)).state == "working"
+    await owner.settle(mine[0], [mine_outcome(envelope.task)])
+    assert (await bus.task(envelope.task)).state == "completed"
+
+
+def mine_outcome(task):
+    """The completion of the delivery's new owner."""
+    return compose(DONE, sender="@kilo", recipient="@boss", task=task)
+
+
+async def test_a_position_that_is_gone_is_reported(bus):
+    """An inbox that points at nothing in the log is said, and the worker goes on."""
+    await delegated(bus)
+    (entry,) = await bus.log.latest(1)
+    await bus.connection.execute("XDEL", bus.keys.log, entry.position.entry)
+    later = await delegated(bus)
+    incidents = []
+
+    async def handler(_work):
+        return DONE
+
+    await bus.worker("@kilo", handler, on_incident=incidents.append).run(until_idle=True)
+    assert str(entry.position) in incidents[0]
+    assert (await bus.task(later.task)).state == "completed"
+
+
+async def test_until_idle_ends_with_the_last_handler(bus):
+    """With several handlers at a time, the worker ends when the last one has, not a lease later."""
+
+    async def handler(work):
+        await anyio.sleep(0.05 if work.envelope.payload.goal == "g" else 0)
+        return DONE
+
+    for _ in range(3):
+        await delegated(bus)
+    with anyio.fail_after(15):
+        await bus.worker("@kilo", handler, concurrency=2, lease=60).run(until_idle=True)
+    assert await bus.inbox("@kilo").waiting() == []
+
+
+async def test_work_outlives_a_server_that_is_away_for_a_while(namespace):
+    """The server is gone when the worker starts, and again while it works: the work is done once it is back."""
+    incidents, settled = Incidents(), anyio.Event()
+    away, runs = anyio.Event(), []
+
+    with running(bundled_binary()) as server:
+        async with Connection.open(server.url, timeout=0.3) as connection:
+            bus = Bus(connection, namespace)
+            envelope = await delegated(bus)
+
+            async def handler(_work):
+                runs.append(1)
+                if len(runs) == 1:
+                    end(servers[-1])
+                    await incidents.until("not renewed")
+                    away.set()
+                return DONE
+
+            end(server)
+            servers = []
+            worker = bus.worker("@kilo", handler, lease=0.5, on_incident=incidents, on_settled=lambda *_: settled.set())
+            with anyio.fail_after(60):
+                async with anyio.create_task_group() as group:
+                    group.start_soon(worker.run)
+                    await incidents.until("Trying again")
+                    servers.append(await anyio.to_thread.run_sync(start, bundled_binary(), server.folder))
+                    await away.wait()
+                    await incidents.until("left to its lease")
+                    servers.append(await anyio.to_thread.run_sync(start, bundled_binary(), server.folder))
+                    await settled.wait()
+                    worker.stop()
+                assert (await bus.task(envelope.task)).state == "completed"
+                kinds = await talk(bus, envelope.task)
+        end(servers[-1])
+    assert kinds == ["delegation", "acknowledgment", "completion"]
