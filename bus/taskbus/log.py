@@ -128,7 +128,7 @@ class Log:
         When the server is gone it is tried again, at most a second apart. When the log was emptied or restored to an
         earlier state, that is an incident, and following goes on from the log's start. Raises ForeignEntry.
         """
-        report: Callable[[Incident], None] = on_incident or _ignore
+        report: Callable[[Incident], None] = _ignore if on_incident is None else on_incident
         failures, given = 0, False
         while True:
             try:

@@ -104,7 +104,7 @@ class Worker:
         self._agent = agent
         self._handler = handler
         self._concurrency = concurrency
-        self._report: Callable[[str], None] = on_incident or _ignore
+        self._report: Callable[[str], None] = _ignore if on_incident is None else on_incident
         self._on_settled = on_settled
         self._inbox = bus.inbox(agent, consumer=f"worker-{new_id()[-12:]}", lease=lease)
         self._stopping = False
