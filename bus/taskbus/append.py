@@ -14,8 +14,17 @@ from msgspec import Struct
 
 from taskbus import codec
 from taskbus.connection import Script
-from taskbus.envelope import Delegation
-from taskbus.errors import Conflict, DuplicateID, Fenced, LifecycleConflict, NotFound, ServerFault
+from taskbus.envelope import MAX_BYTES, Delegation
+from taskbus.errors import (
+    DuplicateID,
+    Fenced,
+    InvalidEnvelope,
+    LifecycleConflict,
+    NotFound,
+    Problem,
+    ServerFault,
+    Skipped,
+)
 from taskbus.lifecycle import TABLE, TO_ASSIGNEE, WORK, State, Task, event_of, legal
 from taskbus.position import Position
 
@@ -57,7 +66,8 @@ class Settlement(Struct, frozen=True):
     agent: str
     delivery: str
     token: int
-    consumer: str = ""
+    consumer: str
+    task: str
 
 
 @cache
@@ -123,12 +133,12 @@ async def append(
     """
     args: list[str | bytes | int] = [keys.prefix, "1" if atomic else "0", len(settlements)]
     for settlement in settlements:
-        args += (settlement.agent, settlement.delivery, settlement.token, settlement.consumer)
+        args += (settlement.agent, settlement.delivery, settlement.token, settlement.consumer, settlement.task)
     for submission in submissions:
         args += _arguments(submission)
     replies = cast("list[list[bytes]]", await connection.run(script("append"), (keys.log, keys.index, keys.meta), args))
-    if settlements and len(replies) == 1 and replies[0][0] == b"fenced" and replies[0][1] == b"":
-        raise _fenced_settlement(replies[0])
+    if settlements and replies:
+        _check_settlements(replies[0], settlements)
     return [_answer(submission, reply, keys.shard) for submission, reply in zip(submissions, replies, strict=True)]
 
 
@@ -140,19 +150,35 @@ def _arguments(submission: Submission) -> tuple[str | bytes | int, ...]:
     review = 0 if isinstance(payload, Delegation) and not payload.review_required else 1
     seldom = (
         f"{context.parent_task or '-'} {context.correlation_id or '-'} {envelope.priority} {deadline} {review} "
-        f"{_FORMS[document.content_type]} {document.source_type or '-'}"
+        f"{_FORMS.get(document.content_type)} {document.source_type or '-'}"
     )
+    event, name = event_of(envelope), context.task_id
+    # The script takes words apart at spaces, so a document that nobody read, and nobody checked, ends here.
+    words = f"{envelope.id} {event} {envelope.sender} {envelope.recipient} {name} {seldom}"
+    if len(words.split()) != 12 or document.content_type not in _FORMS or len(document.source or b"") > MAX_BYTES:
+        raise _unfit(document)
     return (
         envelope.id,
-        event_of(envelope),
+        event,
         envelope.sender,
         envelope.recipient,
-        context.task_id,
+        name,
         "" if token is None else token,
         seldom,
         document.body,
         document.source or b"",
     )
+
+
+def _unfit(document: Document) -> InvalidEnvelope:
+    forms = " or ".join(_FORMS)
+    if document.content_type not in _FORMS:
+        return InvalidEnvelope([Problem("content type", repr(document.content_type), forms)])
+    if len(document.source or b"") > MAX_BYTES:
+        return InvalidEnvelope([Problem("source", f"{len(document.source or b'')} bytes", f"at most {MAX_BYTES}")])
+    if len((document.source_type or "-").split()) != 1:
+        return InvalidEnvelope([Problem("source type", repr(document.source_type), "a media type without spaces")])
+    return InvalidEnvelope([Problem("header", "a name or ID with spaces in it", "a document that codec.read gave")])
 
 
 def _answer(submission: Submission, reply: list[bytes], shard: int) -> Appended | TaskbusError:
@@ -181,27 +207,16 @@ def _answer(submission: Submission, reply: list[bytes], shard: int) -> Appended 
     return _refusal(submission, reply)
 
 
-def skipped(submission: Submission) -> Conflict:
+def skipped(submission: Submission) -> Skipped:
     """What a good envelope answers when its call is all or nothing, and another one was refused."""
     envelope = submission.document.envelope
-    return Conflict(
-        "Not appended, because another envelope of the same call was refused.",
-        envelope=envelope.id,
-        task=envelope.task,
-    )
+    return Skipped(envelope=envelope.id, task=envelope.task)
 
 
 def _refusal(submission: Submission, reply: list[bytes]) -> TaskbusError:
-    kind, state, delegator, assignee, coordinator, token, lease, consumer = (part.decode() for part in reply)
+    kind, state, delegator, assignee, coordinator, _, _, consumer = (part.decode() for part in reply)
     envelope = submission.document.envelope
-    task = Task(
-        cast("State", state),
-        delegator,
-        assignee,
-        coordinator,
-        token=int(token) if token.isdigit() else 0,
-        lease=int(lease or 0),
-    )
+    task = Task(cast("State", state), delegator, assignee, coordinator)
     if kind == "fenced":
         return Fenced(
             f"Token {submission.token} is not the newest of task {envelope.task}: "
@@ -209,30 +224,48 @@ def _refusal(submission: Submission, reply: list[bytes]) -> TaskbusError:
             task=envelope.task,
             envelope=envelope.id,
         )
-    permitted = legal(task.state)
+    addressees = {"question": f"the delegator, {delegator}, or @human", "delegation": "an agent, and @bus is none"}
+    addressee = addressees.get(envelope.type, f"the assignee, {assignee}")
     what = {
-        "lifecycle": f"{envelope.sender} may not send a {event_of(envelope).replace(':', ' ')}",
+        "lifecycle": f"{envelope.sender} may not send {_a(event_of(envelope).replace(':', ' '))}",
         "held": f"the worker {consumer} has the task under a lease",
-        "recipient": f"a {envelope.type} must be addressed to the assignee, {assignee}, not {envelope.recipient}",
+        "recipient": f"{_a(envelope.type)} must be addressed to {addressee}, not {envelope.recipient}",
     }.get(kind)
     if what is None:
         return ServerFault(f"The append answered {kind!r}, which this version does not know.")
+    return _conflict(kind, task, what, task_id=envelope.task, envelope_id=envelope.id)
+
+
+def _conflict(reason: str, task: Task, what: str, *, task_id: str, envelope_id: str | None = None) -> LifecycleConflict:
+    permitted = legal(task.state or None)
     choices = "; ".join(f"{name} by {' or '.join(roles)}" for name, roles in permitted)
     held = f" and held by {task.holder}" if permitted else ""
+    stands = f"{task.state}{held} (delegator {task.delegator}, assignee {task.assignee})" if task.state else "not begun"
     return LifecycleConflict(
-        f"Task {envelope.task} is {state}{held} (delegator {delegator}, assignee {assignee}): {what}.",
-        reason=kind,
-        state=state,
+        f"Task {task_id} is {stands}: {what}.",
+        reason=reason,
+        state=task.state,
         holder=task.holder,
         legal=permitted,
-        task=envelope.task,
-        envelope=envelope.id,
-        advice=(f"Legal now: {choices}." if choices else _ENDED) + (_HELD if kind == "held" else ""),
+        task=task_id,
+        envelope=envelope_id,
+        advice=(f"Legal now: {choices}." if choices else _ENDED) + (_HELD if reason == "held" else ""),
     )
 
 
-def _fenced_settlement(reply: list[bytes]) -> Fenced:
-    agent, newest, consumer = reply[3].decode(), reply[5].decode(), reply[7].decode()
-    if newest == "-":
-        return Fenced(f"The delivery to {agent} was settled by somebody else.")
-    return Fenced(f"The delivery to {agent} was taken again: token {newest} of {consumer} is newer.")
+def _a(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
+def _check_settlements(reply: list[bytes], settlements: Sequence[Settlement]) -> None:
+    kind, state, delegator, assignee, coordinator, newest, _, consumer = (
+        [part.decode() for part in reply] if len(reply) == 8 else [""] * 8
+    )
+    if kind == "open":
+        task = Task(cast("State", state), delegator, assignee, coordinator)
+        found = next(s.task for s in settlements if s.agent == assignee)
+        raise _conflict("open", task, "its work cannot be settled without an outcome", task_id=found)
+    if kind == "fenced" and not state:
+        if newest == "-":
+            raise Fenced(f"The delivery to {assignee} was settled by somebody else.")
+        raise Fenced(f"The delivery to {assignee} was taken again: token {newest} of {consumer} is newer.")

@@ -14,7 +14,7 @@ from taskbus.codec import Document, document
 from taskbus.connection import Connection
 from taskbus.delivery import Inbox, all_appended
 from taskbus.envelope import new_id
-from taskbus.errors import InvalidEnvelope, NotFound, TaskbusError
+from taskbus.errors import InvalidEnvelope, NotFound, TaskbusError, UsageError
 from taskbus.keys import Keys
 from taskbus.log import Log
 from taskbus.settings import Settings
@@ -71,6 +71,8 @@ class Bus:
         step, and a refusal of one refuses all. Raises Unavailable when the server cannot be used: then a beginning
         of them may have been appended, and repeating the call appends the rest.
         """
+        if batch < 1:
+            raise UsageError(f"A batch of {batch} envelopes is none.", advice="Use 1 or more; 100 is the default.")
         given = list(envelopes)
         if atomic:
             return await self._step([_submission(each) for each in given], atomic=True)

@@ -6,13 +6,15 @@ token. Whoever holds an older token than the newest delivery is refused.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-from taskbus.append import Appended, Settlement, Submission, append, script
+from taskbus.append import Appended, Settlement, Submission, append, script, task_of
 from taskbus.codec import Document, document
-from taskbus.envelope import PRIORITIES
-from taskbus.errors import UsageError
+from taskbus.envelope import NAME_PATTERN, PRIORITIES
+from taskbus.errors import Skipped, UsageError
+from taskbus.lifecycle import DELIVERED
 from taskbus.log import Entry
 
 if TYPE_CHECKING:
@@ -22,15 +24,17 @@ if TYPE_CHECKING:
     from taskbus.envelope import AnyEnvelope
     from taskbus.errors import TaskbusError
     from taskbus.keys import Keys
-    from taskbus.lifecycle import State
+    from taskbus.lifecycle import State, Task
+
+_NAME = re.compile(NAME_PATTERN)
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
     """One envelope in the hands of one worker, until its lease lapses.
 
-    `times` counts how often it was delivered; `state` is the task's state at the take, None where the bus does not
-    know the task.
+    `times` counts how often it was delivered; `known` is what the bus knew of the task at the take, None where it
+    does not know it.
     """
 
     agent: str
@@ -38,7 +42,19 @@ class Delivery:
     token: int
     times: int
     entry: Entry
-    state: State | None
+    known: Task | None
+
+    @property
+    def state(self) -> State | None:
+        """The task's state at the take."""
+        return self.known.state if self.known else None
+
+    @property
+    def is_work(self) -> bool:
+        """Whether it was the work on an open task that its agent had to do, at the take."""
+        known = self.known
+        ours = known is not None and known.assignee == self.agent and known.token == self.token
+        return ours and known is not None and known.state in DELIVERED
 
     @property
     def task(self) -> str:
@@ -51,7 +67,7 @@ class Taken:
     """What a take found.
 
     `lapse` is the time in seconds until the next lease lapses, None without any. `missing` are positions that stood
-    in the inbox and that the log does not hold: the log was trimmed or emptied by something else.
+    in the inbox and hold nothing that taskbus wrote: the log was trimmed, emptied or written by something else.
     """
 
     deliveries: list[Delivery]
@@ -63,8 +79,12 @@ class Inbox:
     """The inbox of one agent, as one worker (`consumer`) sees it. `lease` is in seconds."""
 
     def __init__(self, connection: Connection, keys: Keys, agent: str, *, consumer: str, lease: float = 30.0) -> None:
+        if not _NAME.fullmatch(agent):
+            raise UsageError(f"{agent!r} is no agent's name.", advice="Names look like @kilo.")
         if not consumer.isprintable() or " " in consumer or not consumer:
             raise UsageError(f"{consumer!r} cannot name a worker.", advice="Use letters, digits, - and _.")
+        if not 0.001 <= lease <= 7 * 86_400:
+            raise UsageError(f"A lease of {lease} seconds cannot be kept.", advice="Use 0.001 to 604800 seconds.")
         self.agent = agent
         self.consumer = consumer
         self.lease = lease
@@ -95,7 +115,7 @@ class Inbox:
 
     async def renew(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         """Begin the leases of `deliveries` anew. Returns those that are still ours."""
-        args: list[str | bytes | int] = [int(self.lease * 1000)]
+        args: list[str | bytes | int] = [self.consumer, int(self.lease * 1000)]
         for delivery in deliveries:
             args += (delivery.name, delivery.token, delivery.task)
         keys = [self._keys.held(self.agent), self._keys.leases(self.agent), self._keys.index]
@@ -106,22 +126,27 @@ class Inbox:
         """Publish the outcomes and take the delivery out of the inbox, in one atomic step.
 
         Repeating it changes nothing. Raises Fenced when the delivery was taken again, another Conflict when an
-        outcome is not legal any more, InvalidEnvelope for one that is not valid; then nothing has changed.
+        outcome is not legal any more, or work is still open after all of them, InvalidEnvelope for one that is not
+        valid; then nothing has changed. The token stands for outcomes of the delivery's own task.
         """
-        settlement = Settlement(self.agent, delivery.name, delivery.token, self.consumer)
+        settlement = Settlement(self.agent, delivery.name, delivery.token, self.consumer, delivery.task)
         return all_appended(
             await append(
                 self._connection,
                 self._keys,
-                [Submission(document(outcome), delivery.token) for outcome in outcomes],
+                [self._submission(delivery, outcome) for outcome in outcomes],
                 settlements=[settlement],
             )
         )
 
     async def publish(self, delivery: Delivery, envelope: AnyEnvelope) -> Appended:
         """Publish something about the delivery's task under its token, and keep the delivery."""
-        submissions = [Submission(document(envelope), delivery.token)]
+        submissions = [self._submission(delivery, envelope)]
         return all_appended(await append(self._connection, self._keys, submissions))[0]
+
+    def _submission(self, delivery: Delivery, outcome: AnyEnvelope | Document) -> Submission:
+        ready = document(outcome)
+        return Submission(ready, delivery.token if ready.envelope.task == delivery.task else None)
 
     async def waiting(self, count: int = 1000) -> list[tuple[str, Entry]]:
         """What stands in the inbox, as deliveries' names and entries, the most urgent first; nothing is consumed."""
@@ -136,17 +161,17 @@ class Inbox:
         return found
 
     def _delivery(self, fields: list[object]) -> Delivery:
-        name, token, times, position, flat, state = cast(
-            "tuple[bytes, int, int, bytes, list[bytes], bytes]", tuple(fields)
+        name, token, times, position, flat, record = cast(
+            "tuple[bytes, bytes, int, bytes, list[bytes], bytes]", tuple(fields)
         )
         entry = Entry.of(position.decode(), dict(zip(flat[::2], flat[1::2], strict=True)), shard=self._keys.shard)
-        of = cast("State | None", state.decode() or None)
-        return Delivery(self.agent, name.decode(), token, times, entry, of)
+        known = task_of(record.decode()) if record else None
+        return Delivery(self.agent, name.decode(), int(token), times, entry, known)
 
 
 def all_appended(answers: Sequence[Appended | TaskbusError]) -> list[Appended]:
     """The answers of an atomic append. Raises the refusal that refused the whole call."""
     refused = [answer for answer in answers if not isinstance(answer, Appended)]
     if refused:
-        raise min(refused, key=lambda error: "another envelope of the same call" in error.message)
+        raise min(refused, key=lambda error: isinstance(error, Skipped))
     return cast("list[Appended]", list(answers))

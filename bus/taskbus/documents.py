@@ -1,11 +1,14 @@
 """Documents in a stream: one document, or one per line (NDJSON).
 
 It reads no more at once than one document may have, so that an endless input costs nothing, and leaves it to
-the readers to refuse what is too long. Called by the commands that take files and standard input.
+the readers to refuse what is too long. Whoever writes one document per line and waits for each answer gets it: a
+second line is looked at only where the first one leaves it open what the stream is. Called by the commands that
+take files and standard input.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Final
@@ -22,7 +25,10 @@ LINES: Final = frozenset({".ndjson", ".jsonl"})
 """Endings of the names of files that hold one document per line."""
 _MOST: Final = MAX_BYTES + 1
 _BOM: Final = b"\xef\xbb\xbf"
-_WHOLE_XML: Final = (b"<agent-message", b"</agent-message>")
+_NOT_YET: Final = b"\xfe\xff\0" + _BOM
+"""What may stand before the first character: byte order marks, and the zero bytes of UTF-16."""
+_WHOLE_XML: Final = re.compile(rb"(?:<\?xml[^<>]*\?>\s*)?<agent-message\b.*</agent-message>", re.DOTALL)
+_COMMENT: Final = re.compile(rb"<!--(?:(?!--).)*-->", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +42,9 @@ class Part:
 def split(stream: BinaryIO, *, lines: bool = False) -> Iterator[Part]:
     """Give out the documents of a stream, at least one, each as soon as it has been read.
 
-    Each line is a document with `lines`, else where the first line is a whole JSON object, or where the first
-    two lines both begin a document. A document that is too long is given out cut off, one byte longer than
-    any may be.
+    Each line is a document with `lines`, else where the first line is a whole document, or cannot be the beginning
+    of one, or where the first two lines both begin a JSON object. A document that is too long is given out cut off,
+    one byte longer than any may be.
     """
     blank, skipped = bytearray(), 0
     first = stream.readline(_MOST)
@@ -47,9 +53,9 @@ def split(stream: BinaryIO, *, lines: bool = False) -> Iterator[Part]:
         skipped += 1
         first = stream.readline(_MOST)
     second = b""
-    if not lines and not _is_object(first):
+    if not lines and not _stands_alone(first):
         second = stream.readline(_MOST)
-        if not _both_begin(first, second):
+        if not (_begins_object(first) and second.lstrip().startswith(b"{")):
             # What stands before the document belongs to it: the lines of its errors are counted from there.
             head = bytes(blank + first + second)[:_MOST]
             yield Part(head + stream.read(_MOST - len(head)))
@@ -57,23 +63,31 @@ def split(stream: BinaryIO, *, lines: bool = False) -> Iterator[Part]:
     yield from _each_line(stream, skipped, (first, second)) if first else (Part(bytes(blank)),)
 
 
-def _is_object(line: bytes) -> bool:
+def is_document(line: bytes | bytearray) -> bool:
+    """Whether a line of many holds a document at all: it is neither blank nor an XML comment."""
+    line = line.strip()
+    return bool(line) and not _COMMENT.fullmatch(line)
+
+
+def _begins_object(line: bytes) -> bool:
+    return line.removeprefix(_BOM).lstrip().startswith(b"{")
+
+
+def _stands_alone(line: bytes) -> bool:
+    """Whether a first line tells by itself that each line is a document, or is meant to be one."""
     line = line.removeprefix(_BOM).strip()
-    if not line.startswith(b"{"):
+    if not line:
         return False
-    try:
-        msgspec.json.decode(line, type=msgspec.Raw)
-    except (msgspec.DecodeError, RecursionError):  # the reader says what is wrong with it
-        return False
-    return True
-
-
-def _both_begin(first: bytes, second: bytes) -> bool:
-    first, second = first.removeprefix(_BOM).strip(), second.strip()
-    if first.startswith(b"{"):
-        return second.startswith(b"{")
-    begin, end = _WHOLE_XML
-    return first.startswith(begin) and first.endswith(end) and second.startswith(begin)
+    if line.startswith(b"{"):
+        try:
+            msgspec.json.decode(line, type=msgspec.Raw)
+        except msgspec.DecodeError as error:
+            # With its last bracket there, it is a bad line; else more lines may complete it.
+            return line.endswith(b"}") and "truncated" not in str(error)
+        except RecursionError:  # the reader says what is wrong with it
+            return False
+        return True
+    return line.lstrip(_NOT_YET)[:1] not in (b"<", b"{") or _WHOLE_XML.fullmatch(line) is not None
 
 
 def _each_line(stream: BinaryIO, skipped: int, read: tuple[bytes, ...]) -> Iterator[Part]:
@@ -82,5 +96,5 @@ def _each_line(stream: BinaryIO, skipped: int, read: tuple[bytes, ...]) -> Itera
         cut = line
         while len(cut) == _MOST and not cut.endswith(b"\n"):
             cut = stream.readline(_MOST)
-        if document := line.strip():
-            yield Part(document if len(line) < _MOST else line, number)
+        if is_document(line):
+            yield Part(line.strip() if len(line) < _MOST else line, number)

@@ -100,7 +100,7 @@ MAX_BYTES = 1 << 20
 """The longest document that is read, in bytes. Results that are longer belong into files, named as artifacts."""
 
 _ID_PATTERN = r"^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}\Z"
-_NAME_PATTERN = r"^@[A-Za-z0-9][A-Za-z0-9._\-]{0,63}\Z"
+NAME_PATTERN = r"^@[A-Za-z0-9][A-Za-z0-9._\-]{0,63}\Z"
 _TRACE_PATTERN = r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z"
 TIME_PATTERN = (
     r"^2[01][0-9]{2}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])"
@@ -110,7 +110,7 @@ TIME_PATTERN = (
 """Years 2000 to 2199, at most microseconds, an offset from UTC always: narrower than RFC 3339, wide enough."""
 
 EnvelopeID = Annotated[str, Meta(pattern=_ID_PATTERN)]
-Name = Annotated[str, Meta(pattern=_NAME_PATTERN)]
+Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
 Time = Annotated[datetime, Meta(tz=True)]
 Priority: TypeAlias = Literal["critical", "high", "normal", "low"]
 PRIORITIES: tuple[Priority, ...] = get_args(Priority)
@@ -255,6 +255,7 @@ def compose(
     recipient: str,
     task: str | None = None,
     parent: str | None = None,
+    root: str | None = None,
     priority: Priority = "normal",
     cause: AnyEnvelope | None = None,
     deadline: datetime | None = None,
@@ -264,14 +265,15 @@ def compose(
 ) -> Envelope[P_co]:
     """Write an envelope with a new ID, this moment's timestamp and, without `task`, a new task.
 
-    `cause` is the envelope that this one follows from: its correlation and trace go on, its ID becomes the causation.
+    `cause` is the envelope that this one follows from: its ID becomes the causation, its trace goes on, and its
+    root, unless another `root` of the tree is given.
     """
     before = cause.context if cause is not None else None
     context = Context(
         task_id=task or new_id(),
         parent_task=parent,
         timestamp=now(),
-        correlation_id=(before.correlation_id or before.task_id) if before else None,
+        correlation_id=root or ((before.correlation_id or before.task_id) if before else None),
         causation_id=cause.id if cause is not None else None,
         traceparent=before.traceparent if before else None,
         deadline=deadline,

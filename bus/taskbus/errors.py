@@ -5,6 +5,7 @@
     │   └── ConfigurationError      an option, an environment variable or bus.toml is wrong
     ├── NotFound                    no such task, agent, envelope or position
     ├── Conflict                    refused by the bus; nothing was changed
+    │   ├── Skipped                 good in itself, but another envelope of the same call was refused
     │   ├── LifecycleConflict       not legal in the state that the task is in
     │   ├── Fenced                  the token is older than the newest delivery of the task
     │   └── DuplicateID             the ID is in the log already, with other content
@@ -85,12 +86,17 @@ class Conflict(TaskbusError):
     """The bus refused the envelope; nothing was changed."""
 
 
+class Skipped(Conflict):
+    """Not appended, because another envelope of the same call was refused."""
+
+
 class LifecycleConflict(Conflict):
     """The envelope is not legal in the state that its task is in.
 
-    `reason` is `lifecycle` (not in this state, or not from this sender), `held` (a worker has it under a lease) or
-    `recipient` (it must go to the assignee). `state` is the task's state, `holder` who is to act now, `legal` what
-    would be accepted, as pairs of a message type and the roles that may send it.
+    `reason` is `lifecycle` (not in this state, or not from this sender), `held` (a worker has it under a lease),
+    `recipient` (it must go to somebody else) or `open` (work was to be settled without its outcome). `state` is the
+    task's state, `holder` who is to act now, `legal` what would be accepted, as pairs of a message type and the
+    roles that may send it.
     """
 
     def __init__(
@@ -223,4 +229,4 @@ class InvalidEnvelope(TaskbusError):
     def details(self) -> dict[str, object]:
         """What `--json` prints: with every problem."""
         problems = [{"place": p.place, "found": p.found, "expected": p.expected} for p in self.problems]
-        return {"error": type(self).__name__, "source": self.source, "problems": problems}
+        return {**super().details(), "source": self.source, "problems": problems}

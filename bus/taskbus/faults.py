@@ -124,6 +124,9 @@ REPLIES: Mapping[str, tuple[type[TaskbusError], str, str]] = {
 
 # Texts behind the general code ERR: what to look for, and the row as above.
 TEXTS: tuple[tuple[str, tuple[type[TaskbusError], str, str]], ...] = (
+    # How a script's command is refused: by Valkey 9.1 and Redis 7.0, in their own words.
+    ("ACL failure in script", REPLIES["NOPERM"]),
+    ("The user executing the script can't", REPLIES["NOPERM"]),
     (
         "without any password configured",
         (

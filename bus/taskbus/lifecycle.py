@@ -102,7 +102,8 @@ WORK: frozenset[Event] = frozenset(
 )
 """What an assignee says of its work: these are fenced."""
 TO_ASSIGNEE: frozenset[Event] = frozenset({"answer", "verdict:accepted", "verdict:rejected", "cancellation"})
-"""What must be addressed to the task's assignee: it goes on with the work, or ends it."""
+"""What must be addressed to the task's assignee: it goes on with the work, or ends it. A question goes to the
+delegator or to the human, for only they may answer; and nothing is delegated to the bus itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,16 +196,28 @@ def refusal(task: Task | None, message: Message, *, now: int) -> Refusal | None:
     if task is None and message.event != "delegation":
         return "unknown"
     works = message.event in WORK and message.sender != BUS
-    if task is not None and works and message.token is not None and message.token != task.token:
+    if task is not None and works and message.token is not None and message.token not in _current(task):
         return "fenced"
     rule = TABLE.get((task.state if task else None, message.event))
     if rule is None or not roles(task, message.sender).intersection(rule.roles):
         return "lifecycle"
-    if task is not None and message.event in TO_ASSIGNEE and message.recipient != task.assignee:
+    if not _addressed(task, message):
         return "recipient"
     if task is not None and works and message.token is None and task.lease > now:
         return "held"
     return None
+
+
+def _current(task: Task) -> tuple[int, ...]:
+    return (task.token,) if task.token else ()
+
+
+def _addressed(task: Task | None, message: Message) -> bool:
+    if message.event == "delegation":
+        return message.recipient != BUS
+    if task is not None and message.event == "question":
+        return message.recipient in (task.delegator, HUMAN)
+    return task is None or message.event not in TO_ASSIGNEE or message.recipient == task.assignee
 
 
 def advance(task: Task | None, message: Message) -> Task:
@@ -213,7 +226,7 @@ def advance(task: Task | None, message: Message) -> Task:
     if task is None:
         return Task(rule.to, message.sender, message.recipient, message.sender, review=message.review)
     state = rule.unreviewed if rule.unreviewed and not task.review else rule.to
-    by_hand = message.token is None
+    by_hand = message.token is None and message.event != "status"
     if state == task.state and message.event in WORK and not (by_hand and task.lease):
         return task
     after = replace(task, state=state, attempt=task.attempt + rule.attempt)

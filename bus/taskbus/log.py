@@ -6,6 +6,7 @@ gave out, so that nothing is lost and nothing repeated, and reports each inciden
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from taskbus.keys import Keys
 
 PAGE = 1000
+PATIENCE = 5.0
+"""For so many seconds a follower waits before it looks whether the log is still the one that it was."""
 _CONTENT_TYPES = {b"json": codec.JSON, b"xml": codec.XML}
 _BACKOFF = (0.05, 0.1, 0.2, 0.5, 1.0)
 
@@ -109,10 +112,19 @@ class Log:
     async def read(
         self, after: Position = START, until: Position | None = None, *, page: int = PAGE
     ) -> AsyncGenerator[Entry]:
-        """All entries after `after`, up to and including `until`, in order; memory holds one page."""
+        """All entries after `after`, up to and including `until`, in order; memory holds one page.
+
+        A page that takes too long, since its entries are large, is asked for again in smaller parts.
+        """
         last = until.entry if until else "+"
         while True:
-            found = await self._connection.range(self._keys.log, f"({after.entry}", last, page)
+            try:
+                found = await self._connection.range(self._keys.log, f"({after.entry}", last, page)
+            except TimedOut:
+                if page == 1:
+                    raise
+                page = max(1, page // 8)
+                continue
             for position, fields in found:
                 entry = Entry.of(position, fields, shard=self._keys.shard)
                 after = entry.position
@@ -125,33 +137,40 @@ class Log:
     ) -> AsyncGenerator[Entry]:
         """All entries after `after`, then each new one as it arrives; ends only by cancellation.
 
-        When the server is gone it is tried again, at most a second apart. When the log was emptied or restored to an
-        earlier state, that is an incident, and following goes on from the log's start. Raises ForeignEntry.
+        When the server is gone it is tried again, at most a second apart. When the log does not hold any more what
+        was given out last, that is an incident: following goes on after what is left of it, and from the log's start
+        when nothing is. Raises ForeignEntry.
         """
         report: Callable[[Incident], None] = _ignore if on_incident is None else on_incident
-        failures, given = 0, False
+        given: deque[Position] = deque(maxlen=PAGE)
+        failures = 0
         while True:
             try:
                 if failures:
-                    after = await self._resume(after, report, given=given)
+                    report(Incident(f"The server is back; going on after {after}.", after))
                     failures = 0
+                after = await self._checked(after, given, report)
                 async for entry in self.read(after):
-                    after, given = entry.position, True
+                    after = entry.position
+                    given.append(after)
                     yield entry
-                await self._connection.wait({self._keys.log: after.entry}, timeout=30.0, count=1)
+                await self._connection.wait({self._keys.log: after.entry}, timeout=PATIENCE, count=1)
             except (Unavailable, TimedOut) as error:
                 if not failures:
                     report(Incident(error.message, after))
                 await anyio.sleep(_BACKOFF[min(failures, len(_BACKOFF) - 1)])
                 failures += 1
 
-    async def _resume(self, after: Position, report: Callable[[Incident], None], *, given: bool) -> Position:
+    async def _checked(self, after: Position, given: deque[Position], report: Callable[[Incident], None]) -> Position:
+        """Where to go on: `after`, or what is left of what was given out, when the log lost its end."""
+        if not given or await self.get(after) is not None:
+            return after
         end = await self.end()
-        if end < after or (given and await self.get(after) is None):
-            report(Incident(f"The log does not hold {after} any more: it was emptied, restored or trimmed.", end))
-            return after if end > after else START
-        report(Incident(f"The server is back; going on after {after}.", after))
-        return after
+        left = max((position for position in given if position <= end), default=START)
+        on = after if end >= after else left if left != START and await self.get(left) is not None else START
+        report(Incident(f"The log does not hold {after} any more: it was emptied, restored or trimmed.", on))
+        given.clear()
+        return on
 
 
 def _ignore(_incident: Incident) -> None:

@@ -31,7 +31,10 @@ class Position(Struct, frozen=True, order=True):
                 f"{text!r} is not a position.",
                 advice="Positions look like 1763625600000-0; see `bus tail --json`.",
             )
-        return cls(int(match[1] or shard), int(match[2]), int(match[3] or 0))
+        numbers = int(match[1] or shard), int(match[2]), int(match[3] or 0)
+        if max(numbers[1:]) >= 1 << 64:
+            raise UsageError(f"{text!r} is later than any position can be.", advice="Its numbers have 64 bits.")
+        return cls(*numbers)
 
     @classmethod
     def of(cls, entry: bytes, shard: int = 0) -> Position:

@@ -17,18 +17,17 @@ from taskbus.envelope import (
     Acknowledgment,
     Completion,
     ErrorDetails,
+    Escalation,
     Payload,
     Result,
+    Status,
     Usage,
     compose,
     new_id,
 )
-from taskbus.errors import Conflict, Fenced, InvalidEnvelope, NotFound, TaskbusError, TimedOut, Unavailable
-from taskbus.lifecycle import DELIVERED
+from taskbus.errors import Conflict, Fenced, InvalidEnvelope, NotFound, TaskbusError, TimedOut, Unavailable, UsageError
 
 if TYPE_CHECKING:
-    from anyio.abc import TaskGroup
-
     from taskbus.append import Appended
     from taskbus.client import Bus
     from taskbus.codec import Document
@@ -37,8 +36,6 @@ if TYPE_CHECKING:
 
 _IDLE = 30.0
 _TIMES = 3
-_WORK = ("delegation", "answer", "verdict")
-"""The deliveries with which an assignee's work begins or goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +56,11 @@ class Work:
     envelope: AnyEnvelope
     reply_to: str
 
-    async def say(self, payload: Payload) -> None:
-        """Publish something about the task now, under this delivery's token, such as a Status."""
-        await self.bus.publish(self.reply(Outcome(payload)), token=self.delivery.token)
+    async def say(self, status: Payload) -> None:
+        """Publish how far the work is, under this delivery's token. Whatever ends the work is returned instead."""
+        if not isinstance(status, Status):
+            raise UsageError(f"A handler cannot say a {status.TYPE} and go on.", advice="Return it as the outcome.")
+        await self.bus.publish(self.reply(Outcome(status)), token=self.delivery.token)
 
     def reply(self, outcome: Outcome) -> AnyEnvelope:
         """The envelope of an outcome: from this agent to the delegator, caused by this delivery."""
@@ -70,6 +69,7 @@ class Work:
             sender=self.delivery.agent,
             recipient=outcome.recipient or self.reply_to,
             task=self.delivery.task,
+            root=self.delivery.entry.root,
             priority=self.envelope.priority,
             cause=self.envelope,
             usage=outcome.usage,
@@ -155,7 +155,8 @@ class Worker:
             return None
         for position in taken.missing:
             self._report(
-                f"The log does not hold {position}, which {self._agent} was to get: it was emptied or trimmed."
+                f"{self._agent} was to get {position}, and taskbus wrote nothing there: the log was emptied, trimmed, "
+                f"or written by something else."
             )
         return taken
 
@@ -176,16 +177,30 @@ class Worker:
 
     async def _hold(self, delivery: Delivery, slots: anyio.Semaphore) -> None:
         try:
-            async with anyio.create_task_group() as keeping:
-                keeping.start_soon(self._renew, delivery, keeping)
-                await self._serve(delivery)
-                keeping.cancel_scope.cancel()
+            await self._serve(delivery)
+        except (Unavailable, TimedOut) as error:
+            self._report(f"Task {delivery.task} is left to its lease: {error.message}")
+        except InvalidEnvelope as error:
+            self._report(f"The delivery {delivery.entry.position} cannot be dealt with: {error.message}")
+            await self._drop(delivery, error)
+        except TaskbusError as error:
+            self._report(f"The outcome for task {delivery.task} was refused: {error.message}")
         finally:
             slots.release()
             if self._until_idle and self._waiting is not None:
                 self._waiting.cancel()  # this may have been the last one
 
-    async def _renew(self, delivery: Delivery, keeping: TaskGroup) -> None:
+    async def _serve(self, delivery: Delivery) -> None:
+        reply_to = delivery.known.delegator if delivery.known else delivery.entry.sender
+        work = Work(self._bus, delivery, delivery.entry.envelope, reply_to)
+        if delivery.state == "submitted" and delivery.is_work:
+            acknowledgment = work.reply(Outcome(Acknowledgment(accepted=True)))
+            await self._bus.publish(acknowledgment, token=delivery.token)
+        outcomes = await self._outcomes(work)
+        if outcomes is not None:
+            await self._settle(work, outcomes)
+
+    async def _renew(self, delivery: Delivery, handling: anyio.CancelScope) -> None:
         while True:
             await anyio.sleep(self._inbox.lease / 3)
             try:
@@ -195,34 +210,16 @@ class Worker:
                 continue
             if not kept:
                 self._report(f"Task {delivery.task} is no longer ours: it was settled, canceled or taken again.")
-                keeping.cancel_scope.cancel()
+                handling.cancel()
                 return
-
-    async def _serve(self, delivery: Delivery) -> None:
-        try:
-            envelope = delivery.entry.envelope
-            work = Work(self._bus, delivery, envelope, await self._delegator(delivery))
-            if delivery.state == "submitted" and envelope.type in _WORK:
-                await work.say(Acknowledgment(accepted=True))
-            outcomes = await self._outcomes(work)
-            if outcomes is not None:
-                await self._settle(work, outcomes)
-        except (Unavailable, TimedOut) as error:
-            self._report(f"Task {delivery.task} is left to its lease: {error.message}")
-        except InvalidEnvelope as error:
-            self._report(f"The delivery {delivery.entry.position} cannot be dealt with: {error.message}")
-            await self._drop(delivery)
-        except TaskbusError as error:
-            self._report(f"The outcome for task {delivery.task} was refused: {error.message}")
-            await self._drop(delivery)
 
     async def _settle(self, work: Work, outcomes: Sequence[AnyEnvelope | Document]) -> None:
         """Settle with the outcomes; with a failure that says why, where they are not valid or not legal."""
         try:
             appended = await self._inbox.settle(work.delivery, outcomes)
-        except Fenced:
-            raise
         except (InvalidEnvelope, Conflict, NotFound) as error:
+            if self._is_lost(work, error):
+                raise
             self._report(f"The outcome for task {work.delivery.task} was refused: {error.message}")
             outcomes = self._failed(work, error)
             appended = await self._inbox.settle(work.delivery, outcomes)
@@ -231,37 +228,55 @@ class Worker:
             self._on_settled(work, outcomes, appended)
 
     async def _outcomes(self, work: Work) -> Sequence[AnyEnvelope | Document] | None:
+        """What the handler made of it; None when it was cancelled, or is to have it again."""
+        found: list[Sequence[AnyEnvelope | Document] | None] = []
+        # The lease is renewed while the handler runs, and no longer: a renewal must not cut off the settlement.
+        async with anyio.create_task_group() as handling:
+            handling.start_soon(self._renew, work.delivery, handling.cancel_scope)
+            found.append(await self._handled(work))
+            handling.cancel_scope.cancel()
+        return found[0] if found else None
+
+    async def _handled(self, work: Work) -> Sequence[AnyEnvelope | Document] | None:
         delivery = work.delivery
         try:
             return [
                 work.reply(item) if isinstance(item, Outcome) else item for item in _listed(await self._handler(work))
             ]
-        except (Fenced, Unavailable, TimedOut):
-            raise
         except Exception as error:  # noqa: BLE001 - the handler's failure is the task's, not the worker's
             self._report(f"The handler of {self._agent} failed on {delivery.entry.type} {delivery.entry.id}: {error!r}")
+            if self._is_lost(work, error) or isinstance(error, (Unavailable, TimedOut)):
+                return None
             failed = self._failed(work, error)
             # What is no work of its own comes again a few times: whatever it needs may be there by then.
             return failed if failed or delivery.times >= _TIMES else None
 
+    def _is_lost(self, work: Work, error: Exception) -> bool:
+        """Whether an error says that this delivery is somebody else's by now."""
+        return isinstance(error, Fenced) and error.task in (None, work.delivery.task)
+
     def _failed(self, work: Work, error: Exception) -> list[AnyEnvelope]:
         """The completion of work that failed; nothing for what is no work of this agent's."""
-        if work.delivery.state not in DELIVERED or work.envelope.type not in _WORK:
-            return []
-        return [work.reply(Outcome(_failure(error)))]
+        return [work.reply(Outcome(_failure(error)))] if work.delivery.is_work else []
 
-    async def _drop(self, delivery: Delivery) -> None:
-        """Take a delivery that leads nowhere out of the inbox, unless it is somebody else's by now."""
+    async def _drop(self, delivery: Delivery, error: InvalidEnvelope) -> None:
+        """Take a delivery that cannot be read out of the inbox; work on an open task is escalated to the delegator."""
+        outcomes: list[AnyEnvelope] = []
+        if delivery.is_work and delivery.known is not None:
+            trouble = ErrorDetails(level=2, category="validation", message=_printable(error.message))
+            outcomes.append(
+                compose(
+                    Escalation(error_details=trouble),
+                    sender=self._agent,
+                    recipient=delivery.known.delegator,
+                    task=delivery.task,
+                    root=delivery.entry.root,
+                )
+            )
         try:
-            await self._inbox.settle(delivery)
-        except TaskbusError as error:
-            self._report(f"The delivery {delivery.entry.position} stays in the inbox: {error.message}")
-
-    async def _delegator(self, delivery: Delivery) -> str:
-        if delivery.entry.type == "delegation":
-            return delivery.entry.sender
-        task = await self._bus.task(delivery.task)
-        return task.delegator if task.delegator != self._agent else delivery.entry.sender
+            await self._inbox.settle(delivery, outcomes)
+        except TaskbusError as refused:
+            self._report(f"The delivery {delivery.entry.position} stays in the inbox: {refused.message}")
 
 
 def _ignore(_incident: str) -> None:
@@ -276,10 +291,14 @@ def _listed(returned: Returned) -> list[Outcome | AnyEnvelope | Document]:
 
 
 def _failure(error: Exception) -> Completion:
-    message = f"{type(error).__name__}: {error}"
-    printable = "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in message)
+    message = error.message if isinstance(error, TaskbusError) else f"{type(error).__name__}: {error}"
     return Completion(
         result=Result(status="failure", description="The handler failed."),
         termination_reason="handler-error",
-        error_details=ErrorDetails(level=1, category="execution", message=printable[:4000]),
+        error_details=ErrorDetails(level=1, category="execution", message=_printable(message)),
     )
+
+
+def _printable(message: str) -> str:
+    """A text that any envelope can carry, and any terminal show."""
+    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in message)[:4000]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import anyio
+import msgspec
 import pytest
 
 from taskbus.append import Appended, Settlement, Submission, append, task_of
-from taskbus.codec import JSON, XML, document, encode, read
+from taskbus.codec import JSON, XML, Document, document, encode, read
 from taskbus.envelope import (
+    MAX_BYTES,
     Acknowledgment,
     Answer,
     Cancellation,
@@ -19,7 +21,7 @@ from taskbus.envelope import (
     Verdict,
     compose,
 )
-from taskbus.errors import Conflict, DuplicateID, Fenced, InvalidEnvelope, LifecycleConflict, NotFound
+from taskbus.errors import Conflict, DuplicateID, Fenced, InvalidEnvelope, LifecycleConflict, NotFound, Unavailable
 from taskbus.keys import Keys
 from taskbus.log import Log
 
@@ -209,7 +211,7 @@ async def test_a_rejected_result_is_delivered_again(bus, keys):
     record = await bus.connection.field(keys.index, "task:" + envelope.task)
     assert (task_of(record).state, task_of(record).attempt) == ("submitted", 2)
     assert " normal/" in record
-    (late,) = await bus(said(Acknowledgment(accepted=True), envelope.task), token=0)
+    (late,) = await bus(said(Acknowledgment(accepted=True), envelope.task), token=5)
     assert isinstance(late, Fenced)
 
 
@@ -240,10 +242,74 @@ async def test_a_settlement_with_an_old_token_changes_nothing(bus, keys):
     envelope = delegation()
     await bus(envelope)
     await bus.connection.execute("HSET", keys.held("@kilo"), "normal/1-0", "9 w2")
-    old = Settlement("@kilo", "normal/1-0", 8, "w1")
+    old = Settlement("@kilo", "normal/1-0", 8, "w1", envelope.task)
     with pytest.raises(Fenced, match="w2"):
         await bus(said(Acknowledgment(accepted=True), envelope.task), settlements=[old])
     assert len(await everything(bus.log)) == 1
+
+
+async def test_the_cause_is_the_same_in_a_batch_and_one_by_one(bus, keys):
+    """What brought the task into its state is its cause, also when more was said in the same call."""
+    envelope = delegation()
+    ack = said(Acknowledgment(accepted=True), envelope.task)
+    await bus(envelope, ack, said(Status(progress="half"), envelope.task))
+    assert task_of(await bus.connection.field(keys.index, "task:" + envelope.task)).cause == ack.id
+
+
+async def test_the_tree_of_a_known_parent_is_a_fact(bus, keys):
+    """A sender's claim about the root counts only where the parent is not known."""
+    root = delegation()
+    child = compose(Delegation(goal="g"), sender="@boss", recipient="@kilo", parent=root.task, root="elsewhere")
+    stranger = compose(Delegation(goal="g"), sender="@boss", recipient="@kilo", parent="unknown", root="elsewhere")
+    await bus(root, child, stranger)
+    assert [entry.root for entry in await everything(bus.log)] == [root.task, root.task, "elsewhere"]
+
+
+async def test_a_question_goes_to_somebody_who_may_answer(bus):
+    """A question to anybody but the delegator and the human is refused, for its answer would be."""
+    envelope = delegation()
+    await bus(envelope, said(Acknowledgment(accepted=True), envelope.task))
+    (refused,) = await bus(said(Question(question="?"), envelope.task, recipient="@expert"))
+    assert refused.reason == "recipient"
+    assert "@boss, or @human" in refused.message
+
+
+async def test_a_write_that_the_server_refuses_halfway_is_taken_back(bus, keys):
+    """With an inbox key of another type, nothing stands in the log, and repeating it adds nothing."""
+    await bus.connection.execute("SET", keys.inbox("@kilo", "normal"), "not a stream")
+    good = delegation(recipient="@other")
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            await bus(good, delegation(), atomic=False)
+    assert await everything(bus.log) == []
+    assert await bus.connection.range(keys.inbox("@other", "normal")) == []
+    assert await bus.connection.field(keys.index, good.id) is None
+    await bus(good)
+    assert len(await everything(bus.log)) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        ({"source": b"x", "source_type": "text/plain; charset=utf-8"}, "source type"),
+        ({"source": b"x" * (MAX_BYTES + 1), "source_type": "text/plain"}, "source"),
+        ({"content_type": "application/json; charset=utf-8"}, "content type"),
+    ],
+)
+async def test_a_document_that_does_not_fit_is_refused_before_it_is_sent(bus, keys, change, place):
+    """What the script could not take apart is an invalid envelope, and nothing is appended."""
+    ready = msgspec.structs.replace(document(delegation()), **change)
+    with pytest.raises(InvalidEnvelope, match=place):
+        await append(bus.connection, keys, [Submission(ready)])
+    assert await everything(bus.log) == []
+
+
+async def test_a_header_that_nobody_checked_is_refused(bus, keys):
+    """A document around an envelope with a space in a name breaks no record."""
+    envelope = compose(Delegation(goal="g"), sender="@bo ss", recipient="@kilo")
+    with pytest.raises(InvalidEnvelope, match="header"):
+        await append(bus.connection, keys, [Submission(Document(envelope, encode(envelope), JSON))])
+    assert await everything(bus.log) == []
 
 
 async def test_the_senders_bytes_are_kept(bus):

@@ -7,7 +7,7 @@ import pytest
 
 import taskbus
 from taskbus import Acknowledgment, Appended, Bus, Delegation, Position, Status, compose
-from taskbus.errors import Conflict, InvalidEnvelope, LifecycleConflict, NotFound, UsageError
+from taskbus.errors import InvalidEnvelope, LifecycleConflict, NotFound, Skipped, UsageError
 
 pytestmark = pytest.mark.anyio
 
@@ -71,7 +71,7 @@ async def test_publishing_many_as_one_step_is_all_or_nothing(bus):
     """With `atomic`, an invalid envelope keeps all out, as one that is not legal does."""
     good = delegation()
     answers = await bus.publish_many([good, delegation(goal="")], atomic=True)
-    assert [type(answer) for answer in answers] == [Conflict, InvalidEnvelope]
+    assert [type(answer) for answer in answers] == [Skipped, InvalidEnvelope]
     assert await bus.log.latest(10) == []
     ack = compose(Acknowledgment(accepted=True), sender="@kilo", recipient="@boss", task=good.task)
     answers = await bus.publish_many([good, ack], atomic=True)
@@ -98,6 +98,19 @@ async def test_a_worker_needs_a_name_that_is_one_word(bus):
     for name in ("two words", "line\nbreak"):
         with pytest.raises(UsageError):
             bus.inbox("@kilo", consumer=name)
+
+
+async def test_what_cannot_be_meant_is_refused_at_once(bus):
+    """A name without @, a lease that no clock keeps and an empty batch are errors where they are written."""
+    for name in ("kilo", "", "@", "@a b"):
+        with pytest.raises(UsageError, match="no agent's name"):
+            bus.inbox(name)
+    for lease in (0, -1, float("inf"), float("nan")):
+        with pytest.raises(UsageError, match="lease"):
+            bus.inbox("@kilo", lease=lease)
+    for batch in (0, -1):
+        with pytest.raises(UsageError, match="batch"):
+            await bus.publish_many([delegation()], batch=batch)
 
 
 async def test_many_tasks_share_one_bus(bus):

@@ -512,6 +512,19 @@ async def test_a_full_server_refuses_writes_and_still_answers_reads(namespace):
             assert len(await connection.range(f"{namespace}s")) == 1
 
 
+async def test_a_script_without_permission_is_told_what_is_missing(server_url, namespace):
+    """A command inside a script that the user may not run is NoPermission too, on each server in its own words."""
+    user = namespace.rstrip(":")
+    async with Connection.open(server_url) as connection:
+        await connection.execute("ACL", "SETUSER", user, "on", ">pw", f"~{namespace}*", "+@all", "-xadd")
+        try:
+            async with Connection.open(f"unix://{user}:pw@{connection.address.path}") as limited:
+                with pytest.raises(errors.NoPermission, match=r"(?i)permi|xadd"):
+                    await limited.run(ADD, [f"{namespace}s"], [b"x"])
+        finally:
+            await connection.execute("ACL", "DELUSER", user)
+
+
 async def test_a_user_without_permission_is_told_what_is_missing(connection, valkey_server, namespace):
     """A command or a key that the user may not touch is NoPermission, by name (exit code 5)."""
     user = namespace.rstrip(":")

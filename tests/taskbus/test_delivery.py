@@ -127,15 +127,116 @@ async def retaken(inbox):
 
 async def test_what_somebody_else_settled_has_no_second_outcome(real_bus):
     """A worker that was too slow publishes nothing more, whatever its outcome would have been."""
-    await delegated(real_bus)
-    slow, quick = real_bus.inbox("@kilo", lease=0.05), real_bus.inbox("@kilo", lease=10)
+    envelope = await delegated(real_bus)
+    await real_bus.publish(said(Acknowledgment(accepted=True), envelope.task))
+    slow, quick = real_bus.inbox("@boss", lease=0.05), real_bus.inbox("@boss", lease=10)
     (old,) = (await slow.take()).deliveries
     (new,) = await retaken(quick)
     await quick.settle(new)
-    another_task = compose(Delegation(goal="more"), sender="@kilo", recipient="@other")
+    another_task = compose(Delegation(goal="more"), sender="@boss", recipient="@other")
     with pytest.raises(Fenced, match="somebody else"):
         await slow.settle(old, [another_task])
-    assert len(await real_bus.log.latest(10)) == 1
+    assert len(await real_bus.log.latest(10)) == 2
+
+
+async def test_open_work_is_not_settled_without_an_outcome(bus):
+    """Settling work that nobody would have in hand afterwards is refused, and the delivery stays."""
+    envelope = await delegated(bus)
+    inbox = bus.inbox("@kilo")
+    (delivery,) = (await inbox.take()).deliveries
+    with pytest.raises(LifecycleConflict) as refused:
+        await inbox.settle(delivery)
+    assert (refused.value.reason, refused.value.task) == ("open", envelope.task)
+    status = said(Status(progress="half"), envelope.task)
+    await inbox.publish(delivery, said(Acknowledgment(accepted=True), envelope.task))
+    with pytest.raises(LifecycleConflict, match="without an outcome"):
+        await inbox.settle(delivery, [status])
+    assert [entry.type for entry in await bus.log.latest(10)] == ["delegation", "acknowledgment"]
+    await inbox.settle(delivery, [status, said(DONE, envelope.task)])
+    assert (await bus.task(envelope.task)).state == "completed"
+
+
+async def test_a_status_by_hand_leaves_the_delivery_to_the_workers(real_bus):
+    """Who types how far the work is does not take it over: when the lease has lapsed a worker gets it again."""
+    envelope = await delegated(real_bus)
+    gone, next_one = real_bus.inbox("@kilo", lease=0.05), real_bus.inbox("@kilo", lease=10)
+    (old,) = (await gone.take()).deliveries
+    await gone.publish(old, said(Acknowledgment(accepted=True), envelope.task))
+    await anyio.sleep(0.06)
+    await real_bus.publish(said(Status(progress="the machine was restarted"), envelope.task))
+    (again,) = await retaken(next_one)
+    assert again.task == envelope.task
+
+
+async def test_outcomes_about_other_tasks_do_not_carry_this_token(bus):
+    """An agent settles one task with an outcome that is also about another one of its own."""
+    first, second = await delegated(bus), await delegated(bus)
+    await bus.publish(said(Acknowledgment(accepted=True), second.task))
+    inbox = bus.inbox("@kilo")
+    (delivery,) = (await inbox.take()).deliveries
+    assert delivery.task == first.task
+    await inbox.publish(delivery, said(Acknowledgment(accepted=True), first.task))
+    await inbox.settle(delivery, [said(DONE, second.task), said(DONE, first.task)])
+    assert (await bus.task(second.task)).state == "completed"
+
+
+@pytest.mark.parametrize("lost", ["group", "inbox"])
+async def test_a_lost_group_heals(bus, lost):
+    """After XGROUP DESTROY or DEL of the inbox under a lease, takes go on; what is in the inbox comes again."""
+    await delegated(bus)
+    inbox = bus.inbox("@kilo", lease=0.01)
+    await inbox.take()
+    key = bus.keys.inbox("@kilo", "normal")
+    await bus.connection.execute(*(("XGROUP", "DESTROY", key, "@kilo") if lost == "group" else ("DEL", key)))
+    await anyio.sleep(0.02)
+    found = (await inbox.take()).deliveries
+    assert len(found) == (1 if lost == "group" else 0)
+    later = await delegated(bus)
+    assert later.task in [d.task for d in (await bus.inbox("@kilo").take(5)).deliveries]
+
+
+async def test_what_has_no_lease_is_taken_again(bus):
+    """A pending delivery whose lease was lost, by whatever removed it, is found by the next idle take."""
+    envelope = await delegated(bus)
+    inbox = bus.inbox("@kilo", lease=60)
+    await inbox.take()
+    await bus.connection.execute("DEL", bus.keys.held("@kilo"), bus.keys.leases("@kilo"))
+    (again,) = (await inbox.take()).deliveries
+    assert (again.task, again.times) == (envelope.task, 2)
+
+
+async def test_tokens_grow_also_when_the_server_forgets_them(bus):
+    """After a restore that took the counter back, a new delivery's token is still greater than every old one."""
+    await delegated(bus)
+    (old,) = (await bus.inbox("@kilo", lease=60).take()).deliveries
+    for key in (bus.keys.meta, bus.keys.held("@kilo"), bus.keys.leases("@kilo")):
+        await bus.connection.execute("DEL", key)
+    await anyio.sleep(0.002)  # tokens are at least the server's milliseconds
+    (new,) = (await bus.inbox("@kilo", consumer="w2").take()).deliveries
+    assert new.token > old.token
+
+
+async def test_foreign_entries_in_an_inbox_strand_nothing(bus):
+    """What taskbus did not write is taken out and named; what stands around it is delivered."""
+    key = bus.keys.inbox("@kilo", "normal")
+    for number in range(2):
+        await delegated(bus)
+        await bus.connection.execute("XADD", key, "*", "at" if number else "x", "nonsense")
+    await bus.connection.execute("XADD", bus.keys.log, "*", "id", "x")
+    foreign = (await bus.connection.revrange(bus.keys.log, count=1))[0][0]
+    await bus.connection.execute("XADD", key, "*", "at", foreign)
+    taken = await bus.inbox("@kilo").take(10)
+    assert len(taken.deliveries) == 2
+    assert set(taken.missing) == {"nonsense", foreign}
+
+
+async def test_workers_leave_no_consumers_behind(bus):
+    """However many workers come and go, the group has one consumer."""
+    for number in range(5):
+        await delegated(bus)
+        await bus.inbox("@kilo", consumer=f"w{number}").take()
+    consumers = await bus.connection.execute("XINFO", "CONSUMERS", bus.keys.inbox("@kilo", "normal"), "@kilo")
+    assert len(consumers) == 1
 
 
 async def test_a_renewed_lease_does_not_lapse(real_bus):

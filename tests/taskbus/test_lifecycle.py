@@ -77,6 +77,16 @@ DESIGN = {
     ("escalated", "answer"): ({"@delegator", "@human"}, "working"),
     **{(s, "cancellation"): ({"@delegator"}, "canceled") for s in OPEN},
 }
+# To whom each may be addressed where that matters; of the names below, one for each part in a task.
+ADDRESSED = {
+    "answer": {"@assignee"},
+    "verdict:accepted": {"@assignee"},
+    "verdict:rejected": {"@assignee"},
+    "cancellation": {"@assignee"},
+    "question": {"@delegator", "@human"},
+    "delegation": {"@assignee", "@delegator", "@human", "@stranger"},
+}
+RECIPIENTS = ("@assignee", "@delegator", "@human", "@bus", "@stranger")
 
 
 def a_task(state: State | None, *, lease: int = 0) -> Task | None:
@@ -88,11 +98,22 @@ def test_the_table_is_the_designs():
     """Each state takes from each sender just what the design's table says, and leads where it says."""
     for state, event, sender in itertools.product((None, *STATES), EVENTS, SENDERS):
         senders, to = DESIGN.get((state, event), (set(), None))
-        message = Message(event, sender, "@assignee", token=7 if state else None)
+        recipient = "@delegator" if event == "question" else "@assignee"
+        message = Message(event, sender, recipient, token=7 if state else None)
         refused = refusal(a_task(state), message, now=0)
         assert (refused is None) == (sender in senders), (state, event, sender)
         if refused is None:
             assert advance(a_task(state), message).state == to
+
+
+def test_messages_reach_those_who_can_act_on_them():
+    """What must be answered or worked on is addressed to whoever may do that, and refused to others."""
+    for (state, event), (senders, _) in DESIGN.items():
+        for recipient in RECIPIENTS:
+            message = Message(event, min(senders), recipient, token=7 if state else None)
+            refused = refusal(a_task(state), message, now=0)
+            allowed = recipient in ADDRESSED.get(event, RECIPIENTS)
+            assert refused == (None if allowed else "recipient"), (state, event, recipient)
 
 
 def test_review_decides_where_a_completion_leads():
@@ -137,7 +158,7 @@ def combinations():
     """Every state, event and sender, with each kind of token and lease and, where it matters, both recipients."""
     for state, event, sender in itertools.product((None, *STATES), EVENTS, SENDERS):
         for token, lease in ((7, AHEAD), (6, AHEAD), (None, 0), (None, AHEAD), (None, 1), (7, 0), (7, 1), (8, 0)):
-            for recipient in ("@assignee", "@delegator"):
+            for recipient in RECIPIENTS if lease == AHEAD and token == 7 else ("@assignee", "@delegator"):
                 yield state, event, sender, token if state else None, lease, recipient
 
 

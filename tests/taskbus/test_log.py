@@ -10,7 +10,7 @@ import pytest
 from taskbus.client import Bus
 from taskbus.connection import Connection
 from taskbus.envelope import Delegation, compose
-from taskbus.errors import ForeignEntry, InvalidEnvelope, UsageError
+from taskbus.errors import ForeignEntry, InvalidEnvelope, TimedOut, UsageError
 from taskbus.position import START, Position
 from tests.servers import bundled_binary, end, running, start
 
@@ -44,12 +44,12 @@ def test_a_position_reads_what_it_writes():
     assert Position.parse("1763625600000-0").time == datetime(2025, 11, 20, 8, tzinfo=UTC)
 
 
-@pytest.mark.parametrize("text", ["", "x", "1-", "-1", "1-2-3", "1/2/3", "१-0\n"])
+@pytest.mark.parametrize("text", ["", "x", "1-", "-1", "1-2-3", "1/2/3", "१-0\n", f"{1 << 64}-0", f"1-{1 << 64}"])
 def test_what_is_no_position_is_refused(text):
     """Anything else is a usage error that shows what positions look like."""
     with pytest.raises(UsageError) as refused:
         Position.parse(text)
-    assert "1763625600000-0" in refused.value.advice
+    assert "1763625600000-0" in refused.value.advice or "64 bits" in refused.value.advice
 
 
 def test_positions_are_ordered_as_numbers():
@@ -179,3 +179,86 @@ async def test_following_says_loudly_that_the_log_was_emptied(namespace, restart
                             break
     assert seen == [1, 2]
     assert any("emptied" in what for what in incidents)
+
+
+async def test_following_notices_that_the_log_was_emptied_without_a_lost_connection(bus, monkeypatch):
+    """FLUSHALL cuts no connection; the follower notices all the same, says so, and gives out what comes then."""
+    monkeypatch.setattr("taskbus.log.PATIENCE", 0.05)
+    incidents: list[str] = []
+    seen: list[int] = []
+    noticed = anyio.Event()
+
+    def notice(incident):
+        incidents.append(incident.what)
+        noticed.set()
+
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as group:
+
+            async def empty_and_write():
+                await bus.connection.execute("DEL", bus.keys.log, bus.keys.index)
+                await noticed.wait()
+                await bus.publish(delegation("77"))
+
+            async for entry in bus.log.follow(on_incident=notice):
+                seen += goals([entry])
+                if seen[-1] == 9:
+                    group.start_soon(empty_and_write)
+                if seen[-1] == 77:
+                    break
+    assert seen == [*range(10), 77]
+    assert len(incidents) == 1
+
+
+async def test_a_log_that_lost_its_end_is_not_given_out_again(bus, monkeypatch):
+    """When the newest entries are gone, as after a power loss, following goes on after those that are left."""
+    monkeypatch.setattr("taskbus.log.PATIENCE", 0.05)
+    entries = [entry async for entry in bus.log.read()]
+    copy = {entry.position.entry: entry for entry in entries}
+    seen: list[int] = []
+    incidents = []
+    noticed = anyio.Event()
+
+    def notice(incident):
+        incidents.append(incident)
+        noticed.set()
+
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as group:
+
+            async def lose_the_end():
+                kept = [await bus.connection.range(bus.keys.log, at, at) for at in list(copy)[:7]]
+                await bus.connection.execute("DEL", bus.keys.log, bus.keys.index)
+                for ((at, fields),) in kept:
+                    words = [word for pair in fields.items() for word in pair]
+                    await bus.connection.execute("XADD", bus.keys.log, at, *words)
+                await noticed.wait()
+                await bus.publish(delegation("77"))
+
+            async for entry in bus.log.follow(on_incident=notice):
+                seen += goals([entry])
+                if seen[-1] == 9:
+                    group.start_soon(lose_the_end)
+                if seen[-1] == 77:
+                    break
+    assert seen == [*range(10), 77]
+    assert incidents[0].position == entries[6].position
+
+
+async def test_a_page_that_takes_too_long_is_asked_for_in_parts(bus, monkeypatch):
+    """When a page of large entries does not come in time, smaller ones are asked for, and all of them come."""
+    asked = []
+    real = bus.connection.range
+
+    async def slow(stream, start, end, count):
+        asked.append(count)
+        if count > 4:
+            raise TimedOut
+        return await real(stream, start, end, count)
+
+    monkeypatch.setattr(bus.connection, "range", slow)
+    assert goals([entry async for entry in bus.log.read(page=200)]) == list(range(10))
+    assert asked[:3] == [200, 25, 3]
+    monkeypatch.setattr(bus.connection, "range", lambda *_: slow(*_[:3], 9))
+    with pytest.raises(TimedOut):
+        _ = [entry async for entry in bus.log.read()]

@@ -354,6 +354,9 @@ async def test_a_body_that_cannot_be_read_does_not_stop_the_worker(bus):
     await bus.worker("@kilo", handler, on_incident=incidents.append).run(until_idle=True)
     assert "cannot be dealt with" in incidents[0]
     assert (await bus.task(good.task)).state == "completed"
+    assert (await bus.task(bad.task)).state == "escalated"
+    (escalation,) = [entry for entry in await bus.log.latest(10) if entry.type == "escalation"]
+    assert (escalation.recipient, escalation.envelope.payload.error_details.category) == ("@boss", "validation")
 
 
 async def test_what_the_bus_refuses_a_handler_fails_its_task(bus):
@@ -470,3 +473,78 @@ async def test_work_outlives_a_server_that_is_away_for_a_while(namespace):
                 kinds = await talk(bus, envelope.task)
         end(servers[-1])
     assert kinds == ["delegation", "acknowledgment", "completion"]
+
+
+async def test_a_handler_that_makes_nothing_of_its_work_has_failed(bus):
+    """Work without an outcome fails the task, instead of leaving it in nobody's hands."""
+
+    async def handler(_work):
+        return None
+
+    envelope = await delegated(bus)
+    await bus.worker("@kilo", handler).run(until_idle=True)
+    assert (await bus.task(envelope.task)).state == "failed"
+    assert "without an outcome" in (await bus.log.latest(1))[0].envelope.payload.error_details.message
+
+
+async def test_the_result_goes_to_the_delegator(bus):
+    """After a coordinator has handed the task to another agent, the result still goes to who may judge it."""
+    trouble = Escalation(error_details=ErrorDetails(level=2, category="execution", message="stuck"))
+
+    async def kilo(_work):
+        return Outcome(trouble, recipient="@coordinator")
+
+    async def other(work):
+        return DONE if work.envelope.type == "delegation" else None
+
+    envelope = await delegated(bus)
+    await bus.worker("@kilo", kilo).run(until_idle=True)
+    again = compose(Delegation(goal="g"), sender="@coordinator", recipient="@other", task=envelope.task)
+    await bus.publish(again)
+    await bus.worker("@other", other).run(until_idle=True)
+    assert (await bus.log.latest(1))[0].recipient == "@boss"
+
+
+async def test_what_ends_the_work_is_returned_not_said(bus):
+    """A handler that says a question and goes on is told to return it."""
+
+    async def handler(work):
+        await work.say(Question(question="which?"))
+        return DONE
+
+    envelope = await delegated(bus)
+    await bus.worker("@kilo", handler).run(until_idle=True)
+    assert (await bus.task(envelope.task)).state == "failed"
+    assert await talk(bus, envelope.task) == ["delegation", "acknowledgment", "completion"]
+
+
+async def test_a_renewal_does_not_cut_off_the_settlement(bus):
+    """However often the lease is renewed, a settled delivery is told as settled, and is no incident."""
+    incidents, settled = [], []
+
+    async def handler(_work):
+        return DONE
+
+    for _ in range(30):
+        await delegated(bus)
+    worker = bus.worker(
+        "@kilo", handler, lease=0.004, on_incident=incidents.append, on_settled=lambda *_: settled.append(1)
+    )
+    with anyio.fail_after(30):
+        await worker.run(until_idle=True)
+    completions = [entry async for entry in bus.log.read() if entry.type == "completion"]
+    assert len(completions) == 30
+    assert not [what for what in incidents if "settled, canceled" in what]
+
+
+async def test_sub_tasks_say_which_tree_they_belong_to(bus):
+    """What a worker says of a part names the root of the tree, as the log does."""
+
+    async def handler(_work):
+        return DONE
+
+    root = await delegated(bus)
+    await delegated(bus, parent=root.task)
+    await bus.worker("@kilo", handler).run(until_idle=True)
+    last = (await bus.log.latest(1))[0]
+    assert (last.root, last.envelope.context.correlation_id) == (root.task, root.task)

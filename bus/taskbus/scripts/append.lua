@@ -3,16 +3,17 @@
 -- KEYS  1 log   2 index (envelope ID -> position, "task:<id>" -> record)   3 meta
 -- ARGV  1 prefix of all other keys; they share the hash slot of KEYS
 --       2 "1": all or nothing, "0": each envelope for itself
---       3 number of settlements, 4 arguments each: agent, delivery, token, consumer
+--       3 number of settlements, 5 arguments each: agent, delivery, token, consumer, task
 --       then for each envelope 9 arguments: 0 id, 1 event, 2 sender, 3 recipient, 4 task, 5 token or "", 6 what is
 --       seldom other than usual, 7 body, 8 source or "". The seldom ones are one line of words, "-" for what is
 --       empty: parent, root, priority, deadline, review, form, origin
 -- Reply one array for a settlement that is refused, else one for each envelope:
 --       {"appended", position}   {"repeated", position}   {"other", position}   {"skipped"}
---       {"fenced"|"lifecycle"|"held"|"recipient"|"unknown",
+--       {"fenced"|"lifecycle"|"held"|"recipient"|"unknown"|"open",
 --        state, delegator, assignee, coordinator, token, lease, consumer}
 --
--- Two passes: the first decides and writes nothing, so that a refusal changes nothing; the second writes.
+-- Two passes: the first decides and writes nothing, so that a refusal changes nothing; the second writes, and takes
+-- back what it added when the server refuses a command halfway.
 
 local ARGV, call, find, match = ARGV, redis.call, string.find, string.match
 local prefix, atomic, settlements = ARGV[1], ARGV[2] == "1", tonumber(ARGV[3])
@@ -22,15 +23,6 @@ local log, index, meta = KEYS[1], KEYS[2], KEYS[3]
 local RULES, WORK, TO_ASSIGNEE = "--[[RULES]]", "--[[WORK]]", "--[[TO_ASSIGNEE]]"
 
 --[[TASK]]
-local clock
-local function now()
-  if not clock then
-    local t = call("TIME")
-    clock = t[1] * 1000 + math.floor(t[2] / 1000)
-  end
-  return clock
-end
-
 -- The tasks of this call, and the position of an envelope that the log holds already.
 local tasks = {}
 local function look_up(name, id)
@@ -48,6 +40,8 @@ end
 
 -- Takes a delivery out of its agent's inbox.
 local function remove(agent, delivery)
+  if type(delivery) == "table" then delivery = delivery.delivery end
+  if delivery == "-" then return end
   local priority, entry = match(delivery, "^(%a+)/(.+)$")
   local inbox = prefix .. "inbox:" .. agent .. ":" .. priority
   call("XACK", inbox, agent, entry)
@@ -82,11 +76,13 @@ for _ = 1, settlements do
   local held = call("HGET", prefix .. "held:" .. ARGV[at], ARGV[at + 1])
   if held then
     local token, consumer = match(held, "^(%d+) (.*)$")
-    if token ~= ARGV[at + 2] then return { { "fenced", "", "", ARGV[at], "", token, "0", consumer } } end
+    if token ~= ARGV[at + 2] or consumer ~= ARGV[at + 3] then
+      return { { "fenced", "", "", ARGV[at], "", token, "0", consumer } }
+    end
   else
     gone = ARGV[at]
   end
-  at = at + 4
+  at = at + 5
 end
 
 -- What is seldom other than usual.
@@ -106,12 +102,14 @@ local function decide(base)
   if position then return { same(position, body) and "repeated" or "other", position } end
   local new, works = task.state == "", sender ~= "@bus" and find(WORK, "|" .. event .. "|", 1, true)
   if new and event ~= "delegation" then return refused("unknown", task) end
-  if works and token ~= "" and token ~= task.token then return refused("fenced", task) end
+  if works and token ~= "" and (token ~= task.token or token == "0") then return refused("fenced", task) end
   local _, before = find(RULES, "|" .. task.state .. " " .. event .. ">", 1, true)
   if not before then return refused("lifecycle", task) end
   local to, unreviewed, attempt, roles = match(RULES, "^(%S+) (%S+) (%d) ([^|]*)", before + 1)
   if not permitted(roles, task, sender) then return refused("lifecycle", task) end
-  if recipient ~= task.assignee and find(TO_ASSIGNEE, "|" .. event .. "|", 1, true) then
+  if (recipient ~= task.assignee and find(TO_ASSIGNEE, "|" .. event .. "|", 1, true))
+    or (event == "question" and recipient ~= task.delegator and recipient ~= "@human")
+    or (event == "delegation" and recipient == "@bus") then
     return refused("recipient", task)
   end
   local by_hand = works and token == ""
@@ -120,29 +118,30 @@ local function decide(base)
   if unreviewed ~= "-" and task.review == "0" then to = unreviewed end
   local stays = to == "submitted" or to == "working"
   local delivers = stays and not works
-  -- The delivery before ends when the work ends, is handed out anew, or is done by hand; its token ends with it.
-  local removes = not new and (task.delivered or task.lease ~= "0") and (by_hand or delivers or not stays)
+  -- The delivery before ends when the work ends, is handed out anew, or is taken up by hand; its token ends with it.
+  local removes = not new and (task.delivery ~= "-" or task.lease ~= "0")
+    and ((by_hand and event ~= "status") or delivers or not stays)
   local plan = {
-    base = base, task = task, agent = task.assignee, priority = priority, delivers = delivers, removes = removes,
-    fences = not new and (delivers or (by_hand and removes)), position = false,
+    base = base, task = task, agent = task.assignee, priority = priority, delivers = delivers, delivery = "-",
+    old = removes and task.delivery, fences = not new and (delivers or (by_hand and removes)), position = false,
   }
   if new then
     task.delegator, task.coordinator, task.parent = sender, sender, parent
-    if root == "-" and parent ~= "-" then
-      root = look_up(parent).root
-      if root == "" then root = parent end
-    end
-    task.root = root ~= "-" and root or name
+    -- The tree of a known parent is a fact; what the sender says of it is taken where the parent is not known.
+    local known = parent ~= "-" and look_up(parent).root or ""
+    task.root = known ~= "" and known or root ~= "-" and root or parent ~= "-" and parent or name
   end
   if event == "delegation" then
     task.assignee, task.deadline, task.review = recipient, deadline, review
   elseif event == "escalation" then
     task.coordinator = recipient
   end
-  if removes then task.lease, task.consumer, task.delivered = "0", "-", false end
-  if delivers then task.delivered = true end
+  local changes = removes or delivers or to ~= task.state
+  if removes then task.lease, task.consumer, task.delivery = "0", "-", "-" end
+  if delivers then task.delivery = plan end
   if plan.fences then task.token = "-" end
-  if task.last or removes or delivers or to ~= task.state then task.last, task.cause = plan, id end
+  if changes then task.cause = id end
+  if changes or task.last then task.last = plan end
   task.state = to
   if attempt == "1" then task.attempt = string.format("%d", task.attempt + 1) end
   seen[id] = plan
@@ -156,6 +155,13 @@ for base = at, #ARGV, 9 do
   replies[#replies + 1] = reply
 end
 if gone and #plans > 0 then return { { "fenced", "", "", gone, "", "-", "0", "-" } } end
+-- Work that is still open cannot be settled without its outcome: nobody would have it in hand any more.
+for i = 0, settlements - 1 do
+  local task = look_up(ARGV[8 + 5 * i])
+  if task.delivery == ARGV[5 + 5 * i] and task.assignee == ARGV[4 + 5 * i] and (whole or not atomic) then
+    return { refused("open", task) }
+  end
+end
 if atomic and not whole then
   for i, reply in ipairs(replies) do
     if reply[1] == "other" and type(reply[2]) == "table" then
@@ -167,14 +173,20 @@ if atomic and not whole then
   return replies
 end
 
--- Second pass: write.
-for _, plan in ipairs(plans) do
+-- Second pass: write. What can be taken back comes first, what cannot comes last.
+local added = {}
+local function add(stream, ...)
+  local entry = call("XADD", stream, "*", ...)
+  added[#added + 1] = { stream, entry }
+  return entry
+end
+
+local function write(plan)
   local task, priority = plan.task, plan.priority
   local id, event, sender, recipient, name, _, seldom, body, source = unpack(ARGV, plan.base, plan.base + 8)
   local kind, position = match(event, "^%a+"), nil
   if task.root == name and seldom == "- - normal - 1 json -" then
-    position = call("XADD", log, "*", "id", id, "type", kind, "from", sender, "to", recipient, "task", name,
-                    "body", body)
+    position = add(log, "id", id, "type", kind, "from", sender, "to", recipient, "task", name, "body", body)
   else
     local _, _, _, _, _, form, origin = unfold(seldom)
     local entry = { "id", id, "type", kind, "from", sender, "to", recipient, "task", name }
@@ -184,21 +196,35 @@ for _, plan in ipairs(plans) do
     if form ~= "json" then put("form", form) end
     put("body", body)
     if source ~= "" then put("source", source) put("origin", origin) end
-    position = call("XADD", log, "*", unpack(entry))
+    position = add(log, unpack(entry))
   end
   plan.position = position
-  local last = task.last == plan
-  if not last then call("HSET", index, id, position) end
-  if plan.removes and task.delivery ~= "-" then
-    remove(plan.agent, task.delivery)
-    task.delivery = "-"
-  end
-  local delivery = call("XADD", prefix .. "inbox:" .. recipient .. ":" .. priority, "*", "at", position)
-  if plan.delivers then task.delivery = priority .. "/" .. delivery end
-  if plan.fences then task.token = call("HINCRBY", meta, "token", 1) end
-  if last then call("HSET", index, id, position, "task:" .. name, record_of(task)) end
+  local delivery = add(prefix .. "inbox:" .. recipient .. ":" .. priority, "at", position)
+  if plan.delivers then plan.delivery = priority .. "/" .. delivery end
+  if plan.fences then task.token = mint(meta) end
 end
-for i = 0, settlements - 1 do remove(ARGV[4 + 4 * i], ARGV[5 + 4 * i]) end
+
+local function write_all()
+  for _, plan in ipairs(plans) do write(plan) end
+  for _, plan in ipairs(plans) do
+    if plan.old then remove(plan.agent, plan.old) end
+  end
+  for i = 0, settlements - 1 do remove(ARGV[4 + 5 * i], ARGV[5 + 5 * i]) end
+  for _, plan in ipairs(plans) do
+    local id, name = ARGV[plan.base], ARGV[plan.base + 4]
+    if plan.task.last == plan then
+      call("HSET", index, id, plan.position, "task:" .. name, record_of(plan.task))
+    else
+      call("HSET", index, id, plan.position)
+    end
+  end
+end
+
+local done, problem = pcall(write_all)
+if not done then
+  for _, entry in ipairs(added) do redis.pcall("XDEL", entry[1], entry[2]) end
+  return type(problem) == "table" and problem or redis.error_reply(tostring(problem))
+end
 for i, reply in ipairs(replies) do
   if not reply[1] then
     replies[i] = { "appended", reply.position }
