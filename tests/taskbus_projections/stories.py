@@ -90,7 +90,11 @@ def story(seed: int, length: int) -> Iterator[AnyEnvelope | Document]:
             events = [event for state, event in TABLE if state == before.state]
             event = rng.choice([event for event in events if event != "cancellation" or rng.random() < 0.1])
             sender = _role(rng.choice(TABLE[(before.state, event)].roles), before)
-        recipient = before.assignee if before and event in TO_ASSIGNEE else rng.choice(AGENTS)
+        recipient = rng.choice(AGENTS)
+        if before and event in TO_ASSIGNEE:
+            recipient = before.assignee
+        elif before and event == "question":
+            recipient = rng.choice([before.delegator, HUMAN])
         envelope = compose(
             payload(event, rng),
             sender=sender,
