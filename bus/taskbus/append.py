@@ -157,6 +157,9 @@ def _arguments(submission: Submission) -> tuple[str | bytes | int, ...]:
     words = f"{envelope.id} {event} {envelope.sender} {envelope.recipient} {name} {seldom}"
     if len(words.split()) != 12 or document.content_type not in _FORMS or len(document.source or b"") > MAX_BYTES:
         raise _unfit(document)
+    if context.deadline is not None and context.deadline < context.timestamp:
+        found, expected = f"{context.deadline:%FT%TZ}", f"a time after the timestamp, {context.timestamp:%FT%TZ}"
+        raise InvalidEnvelope([Problem("context.deadline", found, expected)])
     return (
         envelope.id,
         event,

@@ -43,7 +43,7 @@ Event: TypeAlias = Literal[
 """A message type, told apart further where what follows depends on what the message says."""
 
 OPEN: frozenset[State] = frozenset({"submitted", "working", "input-required", "escalated"})
-"""The states in which somebody still owes something for the task; cancellation is legal in each."""
+"""The states in which a task is not done yet; cancellation is legal in each, and in no other."""
 DELIVERED: frozenset[State] = frozenset({"submitted", "working"})
 """The states in which the assignee's delivery stands in its inbox."""
 HUMAN = "@human"

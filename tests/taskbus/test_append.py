@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import anyio
 import msgspec
 import pytest
@@ -301,6 +303,14 @@ async def test_a_document_that_does_not_fit_is_refused_before_it_is_sent(bus, ke
     ready = msgspec.structs.replace(document(delegation()), **change)
     with pytest.raises(InvalidEnvelope, match=place):
         await append(bus.connection, keys, [Submission(ready)])
+    assert await everything(bus.log) == []
+
+
+async def test_a_deadline_before_its_own_timestamp_is_refused(bus):
+    """A deadline that had passed when the envelope was written cannot be meant."""
+    past = datetime(2001, 1, 1, tzinfo=UTC)
+    with pytest.raises(InvalidEnvelope, match=r"context.deadline: found 2001-01-01T00:00:00Z"):
+        await bus(delegation(deadline=past))
     assert await everything(bus.log) == []
 
 
