@@ -7,6 +7,7 @@ the command line.
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from collections import Counter
@@ -19,16 +20,18 @@ from taskbus.connection import Connection, Script
 from taskbus.errors import NoPermission, NoServer, TaskbusError, WrongPassword
 from taskbus.probe import ErrorReply, ask
 from taskbus.server import is_embedded, resolve
+from taskbus.server_folder import ServerFolder
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from taskbus.settings import Settings
+    from taskbus.settings import Durability, Settings
 
 Status = Literal["ok", "warning", "failed"]
 
 DEFAULT_PORT: Final = 6379
 SAMPLES: Final = 5
+BUSES: Final = 10
 
 # Seconds between the clocks: envelopes carry the client's time, leases and deadlines the server's.
 CLOCK_WARNING: Final = 1.0
@@ -37,6 +40,11 @@ CLOCK_FAILED: Final = 30.0
 # What the bus can use where it is there. Nothing here is needed: the floor has all that is.
 FEATURES: Final = ("FCALL", "WAITAOF", "HEXPIRE", "HSETEX", "XACKDEL", "XDELEX", "XNACK")
 TOKENS: Final = (("XREADGROUP", "CLAIM"), ("XADD", "IDMP"), ("SET", "IFEQ"))
+
+# A key of a bus, as taskbus.keys makes it. Told by its form alone: the bus touches no key of another namespace.
+_BUS_KEY: Final = re.compile(
+    r"(?P<namespace>[A-Za-z0-9_][A-Za-z0-9_.:-]{0,62}:)\{\d+\}:(?:log|index|meta|(?:inbox|held|leases):@.+)"
+)
 
 _READ_BACK = Script("return redis.call('GET', KEYS[1])")
 
@@ -152,10 +160,12 @@ async def _write_and_read(subject: _Subject) -> Check:
 async def _other_keys(subject: _Subject) -> Check:
     name, namespace = "other keys", subject.settings.namespace
     end = time.monotonic() + subject.patience
-    own, samples, prefixes, is_cut = 0, list[str](), Counter[str](), False
+    own, samples, prefixes, buses, is_cut = 0, list[str](), Counter[str](), Counter[str](), False
     async for key in subject.connection.scan(count=1000):
         if key.startswith(namespace):
             own += 1
+        elif bus := _BUS_KEY.fullmatch(key):
+            buses[bus["namespace"]] += 1
         else:
             prefixes[key.partition(":")[0] + ":" if ":" in key else ""] += 1
             if len(samples) < SAMPLES:
@@ -166,7 +176,12 @@ async def _other_keys(subject: _Subject) -> Check:
     others = prefixes.total()
     scope = f" in the first {subject.patience:g} s of looking, there are more" if is_cut else ""
     scope += ", on this node of the cluster" if subject.connection.info.mode == "cluster" else ""
-    found = f"{own} keys of {namespace}, {others} others{scope}"
+    found = f"{own} keys of {namespace}"
+    if buses:
+        named = ", ".join(f"{bus} ({count})" for bus, count in buses.most_common(BUSES))
+        more = f", and {len(buses) - BUSES} more" if len(buses) > BUSES else ""
+        found += f", {buses.total()} of other buses: {named}{more}"
+    found += f"{';' if buses else ','} {others} others{scope}"
     if not others:
         return Check(name, "ok", found)
     shown = ", ".join(f"{prefix or 'no prefix'} ({count})" for prefix, count in prefixes.most_common(SAMPLES))
@@ -184,7 +199,7 @@ async def _other_keys(subject: _Subject) -> Check:
 
 
 async def _persistence(subject: _Subject) -> Check:
-    name, declared = "persistence", subject.settings.durability
+    name, declared = "persistence", _declared(subject)
     config = await _config(subject.connection, "appendonly", "appendfsync", "save")
     is_on = config.get("appendonly", "no") == "yes" if config else subject.facts.get("aof_enabled") == "1"
     if not config and not subject.facts:
@@ -205,6 +220,14 @@ async def _persistence(subject: _Subject) -> Check:
         return Check(name, "ok", found)
     advice = f"CONFIG SET appendfsync {declared}, or declare what the server keeps (BUS_DURABILITY)."
     return Check(name, "failed", found, advice)
+
+
+def _declared(subject: _Subject) -> Durability:
+    """What was asked for: of the embedded server also by the start that it had, where that is stronger."""
+    settings = subject.settings
+    own = is_embedded(subject.address, settings.home)
+    started = ServerFolder(settings.home).durability() if own else None
+    return "always" if "always" in (settings.durability, started) else settings.durability
 
 
 async def _eviction(subject: _Subject) -> Check:
@@ -279,8 +302,11 @@ async def _port(settings: Settings, subject: _Subject | None, port: int) -> Chec
         found = f"What answers at {place}, which BUS_URL names, is {who}."
         advice = None if subject else "It refused this bus: see the connection."
         return Check("port", "ok" if subject else "warning", found, advice)
-    found = f"Another server has the default port: {who} answers at {place}, and is not the server of this bus."
-    advice = 'A tool that ignores BUS_URL talks to that one. Run `eval "$(bus env)"`; redis-cli -u "$BUS_URL".'
+    found = (
+        f"{who[0].upper()}{who[1:]} answers at {place}, where tools look that were told of no URL, and is not the"
+        " server of this bus."
+    )
+    advice = 'So that they do not talk to that one: `eval "$(bus env)"`, and redis-cli -u "$BUS_URL".'
     return Check("port", "warning", found, advice)
 
 

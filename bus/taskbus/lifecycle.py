@@ -229,14 +229,16 @@ def advance(task: Task | None, message: Message) -> Task:
     by_hand = message.token is None and message.event != "status"
     if state == task.state and message.event in WORK and not (by_hand and task.lease):
         return task
-    after = replace(task, state=state, attempt=task.attempt + rule.attempt)
-    if message.event == "delegation":
-        after = replace(after, assignee=message.recipient, review=message.review)
-    if message.event == "escalation":
-        after = replace(after, coordinator=message.recipient)
-    if state not in DELIVERED or message.event not in WORK or by_hand:
-        after = replace(after, lease=0)
-    return after
+    delegated, keeps = message.event == "delegation", state in DELIVERED and message.event in WORK and not by_hand
+    return replace(
+        task,
+        state=state,
+        attempt=task.attempt + rule.attempt,
+        assignee=message.recipient if delegated else task.assignee,
+        review=message.review if delegated else task.review,
+        coordinator=message.recipient if message.event == "escalation" else task.coordinator,
+        lease=task.lease if keeps else 0,
+    )
 
 
 def legal(state: State | None) -> tuple[tuple[MessageType, tuple[Role, ...]], ...]:

@@ -113,13 +113,15 @@ async def down(home: Path) -> int | None:
 async def resolve(settings: Settings) -> str:
     """The URL to use: the one of the settings, else the embedded server's, which is started when needed.
 
-    A URL that is the embedded server's own (as `bus env` exports it) starts it as well.
+    A URL that is the embedded server's own (as `bus env` exports it) starts it as well. A start is announced.
     """
     address = Address.parse(settings.url) if settings.url is not None else None
     if settings.url is not None and address is not None and not is_embedded(address, settings.home):
         return settings.url
     declared = settings.durability if settings.sources.get("durability") != "default" else None
     running = await up(settings.home, durability=declared, at_least=True)
+    if running.started and settings.announce is not None:
+        settings.announce(f"Started an embedded server in {settings.home}; `bus down` ends it.")
     return running.url if address is None else replace(Address.parse(running.url), db=address.db).url()
 
 

@@ -21,6 +21,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from taskbus import home as homes
 from taskbus.address import Address
 from taskbus.errors import ConfigurationError, TimedOut
 
@@ -40,7 +41,7 @@ class ServerFolder:
 
     def __init__(self, home: Path) -> None:
         self.home = home
-        self.path = home / "server"
+        self.path = home / homes.SERVER
         self.config = self.path / "server.conf"
         self.log = self.path / "server.log"
         self.pid_file = self.path / "server.pid"
@@ -50,10 +51,7 @@ class ServerFolder:
     def prepare(self) -> None:
         """Make the folder, for its owner alone, and the password. Raises ConfigurationError."""
         try:
-            if not self.home.exists():
-                self.home.mkdir(parents=True, exist_ok=True)
-                # Like other tools' folders in a working copy: nobody commits it by accident.
-                (self.home / ".gitignore").write_text("*\n", encoding="utf-8")
+            homes.make(self.home)
             self.path.mkdir(mode=0o700, exist_ok=True)
             self.path.chmod(0o700)
             if self.log.exists() and self.log.stat().st_size > LOG_BYTES:
@@ -208,7 +206,9 @@ def _read(path: Path) -> str:
         return ""
     except OSError as error:
         message = f"{path} cannot be read: {error.strerror or error}."
-        advice = "It belongs to another user's embedded server. Name a folder of your own with --home or BUS_HOME."
+        advice = "Name another folder with --home or BUS_HOME."
+        if isinstance(error, PermissionError):
+            advice = f"It belongs to another user's embedded server. {advice}"
         raise ConfigurationError(message, advice=advice) from error
 
 

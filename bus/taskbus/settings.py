@@ -1,13 +1,15 @@
 """What a process was told: the server, the namespace, where its files are, and who speaks.
 
 Owns the order in which the sources are asked (option, environment, `bus.toml` found upward from the current
-folder, default) and the rules for each value. Refuses unknown keys and values, naming file, line and key.
-Called by the command line and by programs that want to be configured like it; reads nothing after loading.
+folder, for the home a `.bus` found likewise, default) and the rules for each value. Refuses unknown keys and
+values, naming file, line and key. Called by the command line and by programs that want to be configured like it;
+reads nothing after loading.
 """
 
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import re
 import tomllib
@@ -16,11 +18,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Literal, cast
 
+from taskbus import home as homes
 from taskbus.address import Address, redacted
 from taskbus.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 __all__ = ["DEFAULT_NAMESPACE", "Durability", "Settings", "checked_namespace", "redacted"]
 
@@ -40,6 +43,9 @@ VARIABLES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     }
 )
 
+_SHOWN: Final = 60
+"""How many characters of a path that cannot be used are shown."""
+
 _NAMESPACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,62}:")
 _TOML_PLACE = re.compile(r"\s*\(at (?:line (?P<line>\d+), column \d+|end of document)\)$")
 
@@ -50,7 +56,8 @@ class Settings:
 
     `url` is None where the embedded server under `home` is to be used. `namespace` ends with a colon. `home`
     is absolute. `sources` says for each of these where it came from, in words: `option --url`,
-    `environment BUS_URL`, `/path/bus.toml line 3`, `default`. `file` is the bus.toml that was read, if any.
+    `environment BUS_URL`, `/path/bus.toml line 3`, `found upward`, `default`. `file` is the bus.toml that was
+    read, if any. `announce` is told, in a sentence, of what is done unasked: the start of the embedded server.
     """
 
     url: str | None = field(repr=False)
@@ -60,6 +67,7 @@ class Settings:
     agent: str | None
     sources: Mapping[str, str]
     file: Path | None = None
+    announce: Callable[[str], None] | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def load(
@@ -72,12 +80,14 @@ class Settings:
         agent: str | None = None,
         environ: Mapping[str, str] = os.environ,
         cwd: str | os.PathLike[str] | None = None,
+        announce: Callable[[str], None] | None = None,
     ) -> Settings:
         """Ask option, environment, bus.toml and default, in this order, for each setting by itself.
 
         The arguments are the options. A relative `home` is resolved against `cwd`, or against the folder of
         the bus.toml that says it, so that it means the same folder from wherever the command runs; without
-        any, it is `.bus` beside the bus.toml, else in `cwd`. Raises ConfigurationError.
+        any, it is `.bus` beside the bus.toml; without a bus.toml the nearest `.bus` of a bus in `cwd` or above it,
+        up to the user's home directory; else `.bus` in `cwd`. Raises ConfigurationError.
         """
         here = Path(cwd) if cwd is not None else Path.cwd()
         file = _find(here)
@@ -88,14 +98,17 @@ class Settings:
         for name in VARIABLES:
             values[name], sources[name] = _first(name, options[name], environ, in_file, file)
         anchor = file.parent if file and (values["home"] is None or sources["home"].startswith(str(file))) else here
+        if values["home"] is None and file is None and (found := homes.find(here)) and found.parent != here.absolute():
+            values["home"], sources["home"] = str(found), "found upward"
         return cls(
             url=_checked_url(values["url"], sources["url"]),
             namespace=checked_namespace(values["namespace"], source=sources["namespace"]),
-            home=_absolute(values["home"] or ".bus", anchor),
+            home=_absolute(values["home"] or homes.NAME, anchor, sources["home"]),
             durability=_checked_durability(values["durability"], sources["durability"]),
             agent=values["agent"],
             sources=MappingProxyType(sources),
             file=file,
+            announce=announce,
         )
 
 
@@ -186,9 +199,19 @@ def _key_of(text: str, line: int) -> str | None:
     return found[1] if found else None
 
 
-def _absolute(home: str, anchor: Path) -> Path:
+def _absolute(home: str, anchor: Path, source: str) -> Path:
     # Not Path.resolve(): a home behind a symbolic link keeps the name that its user gave it.
-    return Path(os.path.normpath(anchor.absolute() / Path(home).expanduser()))
+    path = Path(os.path.normpath(anchor.absolute() / Path(home).expanduser()))
+    try:
+        path.lstat()
+    except (OSError, ValueError) as error:
+        # Whether it is there, and may be used, is seen when it is used; a name that no folder can have is seen now.
+        if isinstance(error, ValueError) or error.errno == errno.ENAMETOOLONG:
+            why = "its name is too long" if isinstance(error, OSError) else str(error)
+            shown = str(path) if len(str(path)) <= _SHOWN else f"{str(path)[:_SHOWN]}…"
+            message = f"The home ({source}) cannot be a folder, {why}: {shown!r}"
+            raise ConfigurationError(message, advice="Name another folder with --home or BUS_HOME.") from error
+    return path
 
 
 def _checked_url(url: str | None, source: str) -> str | None:

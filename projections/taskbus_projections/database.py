@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import quote
 
+from taskbus import home as homes
 from taskbus.errors import NotFound, ProjectionStopped, TaskbusError, TimedOut
 from taskbus.position import START, Position
 
@@ -72,7 +73,14 @@ class Outdated(ProjectionStopped):
 
 def place(home: Path, namespace: str) -> Path:
     """The file of a namespace below the home folder; no two namespaces share one."""
-    return home / "projections" / f"{namespace.removesuffix(':').replace(':', '~')}.db"
+    return home / homes.PROJECTIONS / f"{namespace.removesuffix(':').replace(':', '~')}.db"
+
+
+def make_folder(path: Path) -> None:
+    """Make the folder of a database, which only this user can read, and the home around it. Raises OSError."""
+    if path.parent.name == homes.PROJECTIONS:
+        homes.make(path.parent.parent)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +102,7 @@ class Database:
         folded with older read models, ProjectionStopped where it cannot be used.
         """
         with explained(path):
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(path)
             made = sqlite3.connect(path, PATIENCE, isolation_level=None, check_same_thread=False)
         try:
             with explained(path):

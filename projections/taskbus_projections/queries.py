@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from taskbus.errors import NotFound, UsageError
 from taskbus.position import Position
+from taskbus_projections.database import Database, Outdated, explained, place
+from taskbus_projections.registry import installed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from taskbus_projections.database import Database
+    from pathlib import Path
 
 Row: TypeAlias = dict[str, Any]
 Grouping: TypeAlias = Literal["provider", "model", "agent", "task", "tree", "month", "day"]
@@ -62,20 +63,44 @@ class Page:
 
 def task_id(database: Database, text: str) -> str:
     """The task whose ID is `text`, else the only one whose ID begins with it. Raises NotFound, UsageError."""
-    found = database.query(
-        "SELECT id, state, goal FROM tasks WHERE id >= ? AND id < ? ORDER BY id LIMIT ?",
-        (text, text + "\U0010ffff", _SHOWN + 1),
-    )
+    found = _beginning(database, text)
     if not found:
         raise NotFound(
             f"There is no task {text} on this bus, and none whose ID begins so.",
             task=text,
-            advice="`bus tasks` lists them; check the namespace with `bus env`.",
+            advice="`bus tasks` lists them; check the namespace with `bus doctor`.",
         )
-    if len(found) == 1 or found[0]["id"] == text:
-        id: str = found[0]["id"]
-        return id
-    names = [f"{row['id']} ({row['state']}: {' '.join(row['goal'].split())[:40]})" for row in found[:_SHOWN]]
+    return _told_apart(text, found)
+
+
+def known_task(home: Path, namespace: str, text: str) -> str | None:
+    """What `task_id` finds in what was folded before, without a server, in a few milliseconds.
+
+    None where nothing begins so, or nothing was folded: a task that is newer than the last query is not known here.
+    Raises UsageError where several tasks begin so, and ProjectionStopped for a file that cannot be read.
+    """
+    try:
+        with Database.read(place(home, namespace), namespace, installed()) as database:
+            found = _beginning(database, text)
+    except (NotFound, Outdated):
+        # Nothing was folded, or by an older version: then nothing is known, which is the answer.
+        return None
+    return _told_apart(text, found) if found else None
+
+
+def _beginning(database: Database, text: str) -> list[tuple[str, str, str]]:
+    with explained(database.path):
+        # Not `Database.query`, which takes a tenth of a second to import.
+        return database.connection.execute(
+            "SELECT id, state, goal FROM tasks WHERE id >= ? AND id < ? ORDER BY id LIMIT ?",
+            (text, text + "\U0010ffff", _SHOWN + 1),
+        ).fetchall()
+
+
+def _told_apart(text: str, found: Sequence[tuple[str, str, str]]) -> str:
+    if len(found) == 1 or found[0][0] == text:
+        return found[0][0]
+    names = [f"{id} ({state}: {' '.join(goal.split())[:40]})" for id, state, goal in found[:_SHOWN]]
     rest = ", and more" if len(found) > _SHOWN else ""
     raise UsageError(
         f"Several tasks have an ID that begins with {text}: {', '.join(names)}{rest}.",

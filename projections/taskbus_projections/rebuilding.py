@@ -28,6 +28,7 @@ from taskbus_projections.database import (
     Database,
     Outdated,
     explained,
+    make_folder,
 )
 from taskbus_projections.projector import Projector
 
@@ -90,7 +91,7 @@ async def _rebuild(
     bus: Bus, path: Path, models: Models, on_commit: Callable[[Progress], None] | None, *, again: bool
 ) -> Rebuilt:
     with explained(path):
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(path)
     new = path.with_name(f"{path.name}.new")
     changed = None
     async with _alone(path):

@@ -20,13 +20,15 @@ Text: TypeAlias = "Callable[[dict[str, Any]], str]"
 
 _GAP: Final = "  "
 _LEAST: Final = 12
+_TIGHT: Final = 6
+"""How narrow a text may become when there is no column left that could be left out."""
 
 
 class Column(NamedTuple):
     """A column: its heading, and the text that a row has in it.
 
-    `flexible` ones give way where a line is too long; `number`s stand on the right; `paint` colours a text
-    that has been cut already.
+    `flexible` ones give way where a line is too long; then `spare` ones are left out, the highest first.
+    `number`s stand on the right; `paint` colours a text that has been cut already.
     """
 
     heading: str
@@ -34,15 +36,22 @@ class Column(NamedTuple):
     flexible: bool = False
     number: bool = False
     paint: Callable[[str], str] | None = None
+    spare: int = 0
 
 
 def table(columns: Sequence[Column], rows: Sequence[dict[str, Any]], *, width: int | None = None) -> str:
-    """The rows below their headings; with `width` no line is longer, as far as that can be."""
-    headings = [column.heading for column in columns]
+    """The rows below their headings; a column without any text is left out.
+
+    With `width` no line is longer, as far as that can be.
+    """
     texts = [[visible(column.text(row)) for column in columns] for row in rows]
-    limits = [max(map(cells, column)) for column in zip(headings, *texts, strict=True)]
+    shown = [at for at, _ in enumerate(columns) if not rows or any(line[at] for line in texts)]
+    columns, texts = _chosen(columns, texts, shown)
+    limits = [max(cells(column.heading), *(cells(line[at]) for line in texts), 0) for at, column in enumerate(columns)]
     if width is not None:
-        limits = _fitted(columns, limits, width)
+        shown, limits = _fitted(columns, limits, width)
+        columns, texts = _chosen(columns, texts, shown)
+    headings = [column.heading for column in columns]
     return "\n".join(
         (
             _line(columns, limits, headings),
@@ -62,16 +71,41 @@ def as_csv(names: Sequence[str], rows: Iterable[dict[str, Any]]) -> str:
     return written.getvalue()
 
 
-def _fitted(columns: Sequence[Column], limits: Sequence[int], width: int) -> list[int]:
-    """How wide each column may be: the widest of the flexible ones gives way, until a line fits."""
-    fitted = [min(limit, max(width, _LEAST)) for limit in limits]
-    flexible = [at for at, column in enumerate(columns) if column.flexible]
-    while sum(fitted) + len(_GAP) * (len(fitted) - 1) > width:
+def _chosen(
+    columns: Sequence[Column], texts: Sequence[Sequence[str]], shown: Sequence[int]
+) -> tuple[list[Column], list[list[str]]]:
+    return [columns[at] for at in shown], [[line[at] for at in shown] for line in texts]
+
+
+def _fitted(columns: Sequence[Column], limits: Sequence[int], width: int) -> tuple[list[int], list[int]]:
+    """Which columns are shown, and how wide each may be, so that a line fits."""
+    shown = list(range(len(columns)))
+    while True:
+        fitted = _narrowed(columns, limits, shown, width, _LEAST)
+        if _length(fitted) <= width:
+            return shown, fitted
+        dropped = max(shown, key=lambda at: columns[at].spare)
+        if not columns[dropped].spare:
+            return shown, _narrowed(columns, limits, shown, width, _TIGHT)
+        shown.remove(dropped)
+
+
+def _narrowed(
+    columns: Sequence[Column], limits: Sequence[int], shown: Sequence[int], width: int, least: int
+) -> list[int]:
+    """How wide each column that is shown may be: the widest of the flexible ones gives way, until a line fits."""
+    fitted = [min(limits[at], max(width, least)) for at in shown]
+    flexible = [place for place, at in enumerate(shown) if columns[at].flexible]
+    while _length(fitted) > width:
         widest = max(flexible, key=fitted.__getitem__, default=None)
-        if widest is None or fitted[widest] <= _LEAST:
+        if widest is None or fitted[widest] <= least:
             break
         fitted[widest] -= 1
     return fitted
+
+
+def _length(limits: Sequence[int]) -> int:
+    return sum(limits) + len(_GAP) * (len(limits) - 1)
 
 
 def _line(columns: Sequence[Column], limits: Sequence[int], texts: Sequence[str], *, painted: bool = False) -> str:

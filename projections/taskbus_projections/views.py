@@ -47,12 +47,11 @@ TASK_FIELDS: Final = (
     *("deadline", "progress", "fraction", "created", "updated", "finished", "root", "parent"),
     *("envelopes", "questions", "escalations", "position", "n"),
 )
-"""The columns of a task in CSV, and the lines of one task."""
+"""The columns of a task in CSV."""
 EVENT_FIELDS: Final = (
     *("n", "position", "time", "sender", "recipient", "type", "task", "root", "summary", "causation"),
     *("cause_n", "cause_type", "by_hand", "priority", "correlation", "sent", "id"),
 )
-_TIMES: Final = ("deadline", "created", "updated", "finished")
 COST_FIELDS: Final = ("calls", "unpriced_calls", "cost_microusd", *TOKENS)
 
 
@@ -79,10 +78,10 @@ def board_columns(
         Column("task", _named("id", short)),
         Column("state", _text("state"), paint=paint),
         Column("assignee", _text("assignee")),
-        Column("attempt", _text("attempt"), number=True),
-        *([Column("priority", _text("priority"))] if ranked else []),
-        Column("changed", _age("updated", now)),
-        Column("progress", _progress, flexible=True),
+        Column("attempt", _text("attempt"), number=True, spare=3),
+        *([Column("priority", _text("priority"), spare=1)] if ranked else []),
+        Column("changed", _age("updated", now), spare=2),
+        Column("progress", _progress, flexible=True, spare=4),
         Column("goal", _text("goal"), flexible=True),
     ]
 
@@ -93,24 +92,24 @@ def tree_columns(short: Mapping[str, str], this: str, paint: Callable[[str], str
         Column("", _marked(this)),
         Column("task", _branch(short)),
         Column("state", _text("state"), paint=paint),
-        Column("assignee", _text("assignee")),
-        Column("cost", money, number=True),
+        Column("assignee", _text("assignee"), spare=2),
+        Column("cost", money, number=True, spare=1),
         Column("goal", _text("goal"), flexible=True),
     ]
 
 
 def event_columns(short: Mapping[str, str] | None, when: Callable[[str], str]) -> list[Column]:
     """The audit trail: who said what to whom, when and why; without `short` it is about one task."""
-    task = [Column("task", _named("task", short))] if short is not None else []
+    task = [Column("task", _named("task", short), spare=1)] if short is not None else []
     return [
-        Column("#", _text("n"), number=True),
+        Column("#", _text("n"), number=True, spare=3),
         Column("when", _shown("time", when)),
         Column("from", _text("sender")),
-        Column("to", _text("recipient")),
+        Column("to", _text("recipient"), spare=2),
         *task,
         Column("type", _text("type")),
         Column("what", _text("summary"), flexible=True),
-        Column("why", _why, flexible=True),
+        Column("why", _why, flexible=True, spare=4),
     ]
 
 
@@ -120,22 +119,12 @@ def cost_columns(by: Grouping, rows: Sequence[Row], short: Mapping[str, str]) ->
     return [
         *(Column(_title(name), _named(name, short)) for name in group_fields(by)),
         Column("calls", _text("calls"), number=True),
-        *(Column(name.removesuffix("_tokens").replace("_", " "), _count(name), number=True) for name in reported),
+        *(
+            Column(name.removesuffix("_tokens").replace("_", " "), _count(name), number=True, spare=1)
+            for name in reported
+        ),
         Column("cost", money, number=True),
     ]
-
-
-def lines(row: Row, spent: Row, when: Callable[[str], str]) -> list[tuple[str, str]]:
-    """One task, as names and values; what is not known is left out."""
-    values = {name: row[name] for name in TASK_FIELDS if row[name] is not None}
-    values |= {name: when(values[name]) for name in _TIMES if name in values}
-    if row["root"] == row["id"]:
-        del values["root"]
-    values["review"] = "required" if row["review"] else "not required"
-    if row["fraction"] is not None:
-        values["fraction"] = f"{row['fraction']:.0%}"
-    values["cost"] = money(spent)
-    return [(name.replace("_", " "), str(value)) for name, value in values.items()]
 
 
 def _progress(row: Row) -> str:

@@ -4,20 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import csv
-import fcntl
 import io
 import json
-import os
-import pty
-import re
-import select
 import signal
 import sqlite3
-import struct
-import subprocess
-import sys
-import termios
 from contextlib import closing
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -27,17 +19,21 @@ from taskbus.connection import Connection
 from taskbus.envelope import (
     Acknowledgment,
     Answer,
+    Artifact,
     Completion,
     Cost,
+    CriterionResult,
     Delegation,
     ErrorDetails,
     Escalation,
     Question,
     Result,
     Usage,
+    Verdict,
     compose,
 )
 from taskbus.keys import Keys
+from tests.scenarios.terminal import on_terminal, uncoloured
 
 
 @pytest.fixture
@@ -81,36 +77,6 @@ def about(cause, payload, **more):
     return compose(
         payload, sender=cause.recipient, recipient=cause.sender, task=cause.task, cause=cause, by_hand=True, **more
     )
-
-
-def on_terminal(run_bus, *arguments, columns=100, both=False):
-    """What a command writes to a terminal of so many columns."""
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
-    environment = {name: value for name, value in run_bus.environment.items() if name != "NO_COLOR"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "taskbus", *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=theirs,
-        stderr=theirs if both else subprocess.DEVNULL,
-        env={**environment, "TERM": "xterm"},
-        cwd=run_bus.folder,
-    )
-    os.close(theirs)
-    written = b""
-    while True:
-        ready, _, _ = select.select([ours], [], [], 60)
-        assert ready, "the command neither wrote nor ended"
-        try:
-            part = os.read(ours, 65536)
-        except OSError:  # Linux reports the end of a terminal so
-            part = b""
-        if not part:
-            break
-        written += part
-    os.close(ours)
-    assert process.wait(60) == 0
-    return written.decode().replace("\r\n", "\n")
 
 
 def test_what_was_just_done_is_on_the_board(run_bus):
@@ -161,6 +127,98 @@ def test_one_task_from_every_side(run_bus, story):
         assert text in shown
     rows = list(csv.DictReader(io.StringIO(run_bus("task", cache, "--csv").stdout)))
     assert [row["type"] for row in rows] == types
+
+
+LONG = "Every price comes from the cache, and the cache knows when a price has changed. " * 5
+
+
+@pytest.fixture
+def judged(say):
+    """A task with constraints, criteria and files, that was completed and judged; the ID of the task."""
+    asked = Delegation(
+        goal="Cache the price list",
+        constraints=("No new dependency",),
+        acceptance_criteria=("The tests pass", "It is documented", "It is fast"),
+        artifacts=(Artifact(path="prices.py", summary="the lookup"),),
+    )
+    task = compose(asked, sender="@boss", recipient="@kilo", task="task-judged")
+    made = Result(status="success", description=LONG, artifacts=(Artifact(path="cache.py"),))
+    verdict = Verdict(
+        decision="rejected",
+        criteria=(
+            CriterionResult(criterion="The tests pass", met=True, evidence="12 passed"),
+            CriterionResult(criterion="It is documented", met=False),
+        ),
+        comment="Say how to empty it.",
+    )
+    say(
+        task,
+        about(task, Acknowledgment(accepted=True)),
+        about(task, Completion(result=made, verification_result="pytest, all green", next_steps="Measure it.")),
+        compose(verdict, sender="@boss", recipient="@kilo", task=task.task),
+    )
+    return task.task
+
+
+def test_one_task_says_what_is_asked_for_and_what_came_of_it(run_bus, judged):
+    """Constraints, criteria with their evidence, files and the whole result, and nothing that only programs need."""
+    shown = run_bus("task", judged).stdout
+    for text in (
+        "- No new dependency", "✓ The tests pass\n", " 12 passed", "✗ It is documented", "· It is fast",
+        "- prices.py: the lookup", f"success: {LONG.strip()}", "- cache.py", "pytest, all green", "Measure it.",
+        "rejected: Say how to empty it.",
+    ):  # fmt: skip
+        assert text in shown
+    names = [line.split("  ")[0] for line in shown.split("\n\n")[0].splitlines() if not line.startswith(" ")]
+    assert not {"position", "n", "coordinator", "questions", "escalations", "cost"} & set(names)
+    task = run_bus("task", judged, "--json").json()["task"]
+    assert [(each["met"], each["evidence"]) for each in task["criteria"]] == [
+        (True, "12 passed"), (False, None), (None, None),
+    ]  # fmt: skip
+    assert task["constraints"] == ["No new dependency"]
+    assert task["artifacts"] == [{"path": "prices.py", "summary": "the lookup"}]
+    assert (task["result"]["description"], task["result"]["artifacts"]) == (LONG, [{"path": "cache.py"}])
+    assert (task["position"] is not None, task["verdict"]["decision"]) == (True, "rejected")
+
+
+def test_on_a_terminal_a_long_result_is_wrapped_and_not_cut(run_bus, judged):
+    """All of its words are there, in lines that fit, broken between words."""
+    lines = uncoloured(on_terminal(run_bus, "task", judged, columns=60)).splitlines()
+    assert max(map(len, lines)) <= 60
+    begin = next(at for at, line in enumerate(lines) if line.startswith("result "))
+    end = next(at for at, line in enumerate(lines) if line.startswith("made "))
+    assert " ".join(" ".join(lines[begin:end]).split()) == f"result success: {LONG.strip()}"
+
+
+def test_what_a_task_waits_for_is_said_in_full(run_bus, say):
+    """An open question with what it blocks, an escalation with what was tried; once answered, it is gone."""
+    task = compose(Delegation(goal="Make it"), sender="@boss", recipient="@kilo", task="task-waits")
+    question = Question(question=f"Which one? {LONG}", blocks=("the schema",))
+    error = ErrorDetails(level=2, category="execution", message="No disk", attempted_recovery="Emptied /tmp")
+    say(task, about(task, Acknowledgment(accepted=True)), about(task, question))
+    shown = run_bus("task", "task-waits").stdout
+    assert f"Which one? {LONG.strip()}" in shown
+    assert "- the schema" in shown
+    say(
+        compose(Answer(answer="The first"), sender="@boss", recipient="@kilo", task=task.task),
+        about(task, Escalation(error_details=error)),
+    )
+    shown = run_bus("task", "task-waits").stdout
+    assert "tried: Emptied /tmp" in shown
+    assert "- the schema" not in shown
+    say(compose(Delegation(goal="Make it so"), sender="@boss", recipient="@cline", task=task.task))
+    answer = run_bus("task", "task-waits", "--json").json()["task"]
+    assert (answer["question"], answer["escalation"], answer["result"]) == (None, None, None)
+
+
+def test_times_are_those_of_the_terminal_and_utc_elsewhere(run_bus, story):
+    """A person reads the time of the place, a program ISO 8601 in UTC."""
+    times = [row["time"] for row in run_bus("task", story[0], "--json").json()["timeline"]]
+    assert all(time in run_bus("task", story[0]).stdout for time in times)
+    shown = uncoloured(on_terminal(run_bus, "task", story[0], columns=140, env={"TZ": "XYZ-13:45"}))
+    local = datetime.fromisoformat(times[0]).astimezone(timezone(timedelta(hours=13, minutes=45)))
+    assert f"{local:%H:%M:%S}" in shown.split("Timeline")[1]
+    assert times[0] not in shown
 
 
 def test_a_task_that_is_not_there_or_not_told_apart(run_bus, story):
@@ -269,19 +327,33 @@ def test_on_a_terminal_a_row_is_a_line(run_bus, say, story):
     cache, _ = story
     say(compose(Delegation(goal="word " * 100), sender="@boss", recipient="@kilo"))
     for arguments in (("tasks",), ("audit",), ("costs",)):
-        plain = [_uncoloured(line) for line in on_terminal(run_bus, *arguments, columns=90).splitlines()]
+        plain = [uncoloured(line) for line in on_terminal(run_bus, *arguments, columns=90).splitlines()]
         assert max(map(len, plain)) <= 90
     shown = on_terminal(run_bus, "tasks")
     assert "\x1b[92mcompleted\x1b[0m" in shown
     assert cache not in shown
-    (cut,) = (_uncoloured(line).split()[0] for line in shown.splitlines() if "Cache the price" in line)
+    (cut,) = (uncoloured(line).split()[0] for line in shown.splitlines() if "Cache the price" in line)
     assert cache.startswith(cut)
     assert "Which eviction policy?" in on_terminal(run_bus, "task", cut)
     assert "\x1b[" not in run_bus("tasks").stdout
 
 
-def _uncoloured(line):
-    return re.sub(r"\x1b\[[0-9;]*m", "", line)
+@pytest.mark.parametrize("columns", [60, 48])
+def test_a_narrow_terminal_breaks_no_row(run_bus, story, columns):
+    """The board keeps task, state, assignee and goal, and leaves out what can be spared."""
+    shown = uncoloured(on_terminal(run_bus, "tasks", columns=columns)).splitlines()
+    assert max(map(len, shown)) <= columns
+    assert {"task", "state", "assignee", "goal"} <= set(shown[0].split())
+    assert "progress" not in shown[0]
+    for arguments in (("audit",), ("task", story[0])):
+        assert max(map(len, uncoloured(on_terminal(run_bus, *arguments, columns=60)).splitlines())) <= 60
+
+
+@pytest.mark.parametrize(("command", "values"), [("tasks", ("input-required", "canceled")), ("audit", ("verdict",))])
+def test_the_help_lists_the_values_of_a_choice(run_bus, command, values):
+    """Nobody has to guess states and types."""
+    shown = " ".join(run_bus(command, "--help").stdout.split())
+    assert all(value in shown for value in values)
 
 
 def test_what_an_envelope_says_does_not_steer_the_terminal(run_bus, say):

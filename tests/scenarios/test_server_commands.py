@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.scenarios.terminal import on_terminal, uncoloured
 from tests.servers import bundled_binary, free_port, running
 
 
@@ -81,6 +82,16 @@ def test_doctor_finds_nothing_wrong_with_a_fresh_bus(bus):
     assert "✓ ok" in shown.stdout
     assert "write and read" in shown.stdout
     assert "\x1b" not in shown.stdout, "NO_COLOR is set"
+
+
+@pytest.mark.parametrize("columns", [60, 120])
+def test_doctor_breaks_its_lines_between_words(bus, columns):
+    """On a terminal no line is longer than that, and no word is cut in two."""
+    lines = uncoloured(on_terminal(bus, "doctor", columns=columns)).splitlines()
+    words = {word for line in lines for word in line.split()}
+    assert {"configuration", "everysec", "namespace"} <= {word.rstrip(",;.") for word in words}
+    longest = max(lines, key=len)
+    assert len(longest) <= columns or len(longest.split()) == 1, "only a path may be longer"
 
 
 def test_doctor_ends_with_1_on_a_failure_and_on_a_warning_only_when_strict(bus, tmp_path):
@@ -255,6 +266,49 @@ def test_every_line_that_init_comments_out_can_be_switched_on(bus, tmp_path):
     assert bus("env", "--json").json()["BUS_URL"].startswith("redis://user:password@localhost")
 
 
+@pytest.mark.parametrize(("url", "ignored", "warned"), [("redis://:pw@h", False, True), ("redis://h", False, False),
+                                                        ("redis://:pw@h", True, False)])  # fmt: skip
+def test_init_warns_of_a_password_that_git_would_take(bus, tmp_path, url, ignored, warned):
+    """In a work tree that does not ignore bus.toml, a password in it is warned of; elsewhere nothing is said."""
+    if shutil.which("git") is None:
+        pytest.skip("no git here")
+    assert "git" not in bus("init", "--url", url).stderr
+    subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
+    if ignored:
+        (tmp_path / ".gitignore").write_text("bus.toml\n")
+    assert ("git does not ignore it" in bus("init", "--force", "--url", url).stderr) is warned
+
+
+def test_a_folder_below_uses_the_bus_of_the_project(bus, tmp_path):
+    """Without BUS_HOME and bus.toml, the .bus of a folder above is the bus; its start is told once."""
+    environment = {name: value for name, value in bus.environment.items() if name != "BUS_HOME"}
+    below = tmp_path / "sub" / "deep"
+    below.mkdir(parents=True)
+    first = replace(bus, environment=environment)("delegate", "@kilo", "Cache it")
+    assert first.stderr.count("Started an embedded server in") == 1
+    assert "`bus down` ends it" in first.stderr
+    second = replace(bus, environment=environment, folder=below)("tasks", "--json")
+    assert "Started" not in second.stderr
+    assert [task["id"] for task in second.json()["tasks"]] == [first.stdout.strip()]
+    assert not (below / ".bus").exists()
+
+
+def test_a_home_that_is_too_long_is_called_that(bus):
+    """Every command says so with exit code 2, and not that the folder is somebody else's."""
+    for command in ("tasks", "up", "down"):
+        done = bus(command, env={"BUS_HOME": "x" * 300})
+        assert done.code == 2
+        assert "too long" in done.stderr
+        assert "another user" not in done.stderr
+
+
+def test_with_a_server_of_ones_own_the_home_is_ignored_by_git_as_well(bus, tmp_path):
+    """The database alone makes the home, too, and no commit picks that one up."""
+    with running(bundled_binary()) as server:
+        assert bus("tasks", env={"BUS_URL": server.url, "BUS_HOME": str(tmp_path / "new")}).code == 0
+    assert (tmp_path / "new" / ".gitignore").read_text() == "*\n"
+
+
 def test_init_does_not_overwrite_unless_forced(bus, tmp_path):
     """An existing file is a conflict (exit code 4) and stays; --force replaces it, even when it is broken."""
     file = tmp_path / "bus.toml"
@@ -348,6 +402,7 @@ def open_files(pid):
 
 def test_a_closed_pipe_ends_quietly(bus):
     """Output into a pipe that nobody reads any more is no traceback."""
+    bus("up")
     read, write = os.pipe()
     os.close(read)
     done = subprocess.run(

@@ -90,7 +90,8 @@ async def test_a_readable_file_with_a_password_is_a_warning(own_server, tmp_path
 
 async def test_without_a_connection_the_rest_is_left_out(tmp_path):
     """No server: the connection has failed, with advice, and only what needs none was looked at besides."""
-    checks = await look(configured(tmp_path, f"redis://127.0.0.1:{free_port()}"))
+    port = free_port()
+    checks = await look(configured(tmp_path, f"redis://127.0.0.1:{port}"), default_port=port)
     assert list(checks) == ["configuration", "connection", "port"]
     assert checks["connection"].status == "failed"
     assert "Nothing listens" in checks["connection"].found
@@ -142,6 +143,30 @@ async def test_keys_of_others_are_counted_and_shown(own_server, admin, tmp_path)
     await admin.execute("DEL", "mine")
     check = (await look(configured(tmp_path, own_server.url)))["other keys"]
     assert (check.status, "3 others" in check.found) == ("ok", True)
+
+
+async def test_other_buses_on_the_server_are_recognized(own_server, admin, tmp_path):
+    """Namespaces that share a server, as they are meant to, are named and nothing to worry about."""
+    for key in ("shop:{0}:log", "shop:{0}:index", "shop:{0}:inbox:@kilo:normal", "a:b:{0}:log", "mine:{0}:log"):
+        await admin.execute("SET", key, "x")
+    check = (await look(configured(tmp_path, own_server.url)))["other keys"]
+    assert check.status == "ok"
+    assert "1 keys of mine:, 4 of other buses: shop: (3), a:b: (1); 0 others" in check.found
+    await admin.execute("SET", "shop:{0}:cart", "x")
+    check = (await look(configured(tmp_path, own_server.url)))["other keys"]
+    assert "4 of other buses: shop: (3), a:b: (1); 1 others: shop: (1)" in check.found
+
+
+async def test_two_buses_on_the_embedded_server_are_ok(tmp_path):
+    """A second namespace on the embedded server is a bus as well, and no intruder."""
+    settings = Settings.load(environ={}, cwd=tmp_path)
+    try:
+        async with Connection.open(await server.resolve(settings)) as connection:
+            await connection.execute("SET", "shop:{0}:log", "x")
+        check = (await look(settings))["other keys"]
+        assert (check.status, "of other buses: shop: (1)" in check.found) == ("ok", True)
+    finally:
+        await server.down(settings.home)
 
 
 async def test_many_keys_are_not_walked_for_ever(own_server, admin, tmp_path):
@@ -259,6 +284,7 @@ async def test_another_server_on_the_default_port_is_a_warning(own_server, tmp_p
         check = (await look(configured(tmp_path, own_server.url), default_port=other.port))["port"]
     assert check.status == "warning"
     assert who in check.found
+    assert "told of no URL" in check.found, "why that port is looked at"
     assert "bus env" in str(check.advice)
 
 
@@ -283,3 +309,18 @@ async def test_the_server_that_refused_us_is_not_called_another_project(own_serv
     checks = await look(configured(tmp_path, url), default_port=own_server.port)
     assert checks["connection"].status == "failed"
     assert "which BUS_URL names" in checks["port"].found
+
+
+async def test_the_declared_durability_of_the_embedded_server_is_its_own(tmp_path):
+    """A server that was started as `always` and is not so any more has failed its declaration."""
+    home = tmp_path / "home"
+    chosen = Settings.load(home=home, environ={}, cwd=tmp_path)
+    running = await server.up(home, durability="always")
+    try:
+        async with Connection.open(running.url) as connection:
+            await connection.execute("CONFIG", "SET", "appendfsync", "everysec")
+        checks = {check.name: check for check in await examine(chosen)}
+        assert checks["persistence"].status == "failed"
+        assert "always" in checks["persistence"].found
+    finally:
+        await server.down(home)

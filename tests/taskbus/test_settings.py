@@ -73,6 +73,70 @@ def test_a_file_is_found_upward_and_its_home_is_beside_it(tmp_path):
     )
 
 
+def home_in(folder):
+    """A home, as an embedded server leaves it."""
+    (folder / ".bus" / "server").mkdir(parents=True)
+    return folder / ".bus"
+
+
+def test_the_nearest_home_above_is_the_one_that_is_used(tmp_path):
+    """From a folder below, the bus is the one of the project, as git finds its own folder."""
+    below = tmp_path / "sub" / "deep"
+    below.mkdir(parents=True)
+    home = home_in(tmp_path)
+    settings = load(below)
+    assert (settings.home, settings.sources["home"]) == (home, "found upward")
+    assert load(tmp_path).sources["home"] == "default"
+    nearer = home_in(tmp_path / "sub")
+    assert load(below).home == nearer
+
+
+def test_a_home_that_was_named_goes_before_one_above(tmp_path):
+    """BUS_HOME, --home and bus.toml are asked first."""
+    home_in(tmp_path)
+    below = tmp_path / "sub"
+    below.mkdir()
+    assert load(below, environ={"BUS_HOME": "here"}).home == below / "here"
+    assert load(below, home="there").home == below / "there"
+    (below / "bus.toml").write_text("")
+    assert load(below).home == below / ".bus"
+
+
+def test_what_is_no_home_of_this_user_is_passed_over(tmp_path, monkeypatch):
+    """Another tool's .bus, a file of that name and a home of somebody else are not taken for the bus."""
+    below = tmp_path / "a" / "b"
+    below.mkdir(parents=True)
+    (tmp_path / ".bus" / "lines").mkdir(parents=True)
+    (tmp_path / "a" / ".bus").write_text("")
+    assert load(below).home == below / ".bus"
+    (tmp_path / ".bus" / "projections").mkdir()
+    assert load(below).home == tmp_path / ".bus"
+    monkeypatch.setattr(os, "getuid", lambda: os.geteuid() + 1)
+    assert load(below).home == below / ".bus"
+
+
+def test_no_home_is_looked_for_above_the_home_directory(tmp_path, monkeypatch):
+    """The user's home directory is the last folder that is looked into."""
+    user = tmp_path / "user"
+    below = user / "project"
+    below.mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(user))
+    home_in(tmp_path)
+    assert load(below).home == below / ".bus"
+    home = home_in(user)
+    assert load(below).home == home
+
+
+@pytest.mark.parametrize("home", ["x" * 300, "a\0b"])
+def test_a_home_that_no_folder_can_be_is_refused(tmp_path, home):
+    """A name that is too long is called that, and not somebody else's."""
+    with pytest.raises(ConfigurationError) as caught:
+        load(tmp_path, environ={"BUS_HOME": home})
+    assert "environment BUS_HOME" in caught.value.message
+    assert "null" in caught.value.message or "too long" in caught.value.message
+    assert len(caught.value.message) < 200
+
+
 def test_a_relative_home_is_resolved_where_it_was_said(tmp_path):
     """A home in a file is relative to the file; one from option or environment to the current folder."""
     (tmp_path / "bus.toml").write_text('home = "data/../state"\n')

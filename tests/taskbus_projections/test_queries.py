@@ -138,6 +138,18 @@ async def test_an_id_that_others_go_on_from_means_itself(bus, projector, databas
         queries.task_id(database, "build-")
 
 
+async def test_a_task_is_known_without_a_server(answers, database, tmp_path, namespace):
+    """From a home and a namespace alone; what nobody folded is unknown, and not an error."""
+    assert queries.known_task(tmp_path, namespace, "do") == "docs"
+    assert queries.known_task(tmp_path, namespace, "cache-1") == "cache-1"
+    assert queries.known_task(tmp_path, namespace, "x") is None
+    assert queries.known_task(tmp_path / "elsewhere", namespace, "do") is None
+    with pytest.raises(UsageError, match="Several tasks"):
+        queries.known_task(tmp_path, namespace, "cache")
+    database.connection.execute("UPDATE read_models SET version = 0")
+    assert queries.known_task(tmp_path, namespace, "do") is None
+
+
 async def test_shown_ids_are_cut_to_what_tells_them_apart(bus, projector, database):
     """Whatever is shown can be typed again, and means the same task."""
     names = ["0199aa-1-rest", "0199aa-2-rest", "0199aa-2", "zz", "0199ab-1-rest"]

@@ -51,8 +51,29 @@ def test_the_widest_flexible_column_gives_way_first():
 
 def test_a_terminal_that_is_too_narrow_gets_longer_lines():
     """A text is not cut below what can still be told apart; without flexible columns nothing is cut."""
-    assert "long long l…" in table(columns(), ROWS, width=5)
+    assert "  long …  " in table(columns(), ROWS, width=5)
     assert table([Column("id", lambda row: row["id"])], ROWS, width=2) == "id\n---\na\nbcd"
+
+
+def test_columns_to_spare_are_left_out_before_a_row_breaks():
+    """The one to be spared most goes first, and only where texts cannot give way any more."""
+    wide = [
+        Column("first", lambda _: "x" * 10, spare=2),
+        Column("second", lambda _: "y" * 10, spare=1),
+        Column("text", lambda _: "word " * 20, flexible=True),
+    ]
+    for width, headings in ((40, ["first", "second", "text"]), (30, ["second", "text"]), (20, ["text"])):
+        lines = table(wide, [{}], width=width).splitlines()
+        assert lines[0].split() == headings
+        assert max(map(len, lines)) == width
+
+
+def test_a_column_without_any_text_is_left_out():
+    """It takes no room; one that has a text in some row is shown."""
+    rows = [{"id": "a", "goal": "", "n": 1}, {"id": "b", "goal": "", "n": 2}]
+    assert table(columns(), rows).splitlines()[0] == "id  n"
+    rows[1]["goal"] = "some"
+    assert table(columns(), rows).splitlines()[0] == "id  goal  n"
 
 
 def test_wide_and_combining_characters_keep_the_columns_apart():

@@ -6,6 +6,7 @@ Owns the one table from errors to exit codes, and how an error is shown: message
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import os
@@ -47,10 +48,15 @@ EXIT_CODES: Final[Mapping[type[BaseException], int]] = {
 INTERRUPTED: Final = 130
 PIPE_CLOSED: Final = 141
 
+# A device or a quota is full, or the device is broken.
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+
 _SHARED: Final = (
     click.Option(["--url"], metavar="URL", help="Server [default: BUS_URL, REDIS_URL, an embedded one]"),
     click.Option(["--namespace"], metavar="NAME:", help="Key prefix [default: BUS_NAMESPACE, taskbus:]"),
-    click.Option(["--home"], metavar="FOLDER", help="Database, embedded server [default: BUS_HOME, .bus]"),
+    click.Option(
+        ["--home"], metavar="FOLDER", help="Database, embedded server [default: BUS_HOME, .bus here or above]"
+    ),
     click.Option(["--json", "as_json"], is_flag=True, help="Print JSON on stdout, an error as well."),
 )
 
@@ -69,7 +75,8 @@ def settings_options(command: Callable[..., R]) -> Callable[..., R]:
         from taskbus.settings import Settings
 
         with errors_shown(as_json=as_json):
-            settings = Settings.load(url=url, namespace=namespace, home=home, durability=kwargs.get("durability"))
+            durability = kwargs.get("durability")
+            settings = Settings.load(url=url, namespace=namespace, home=home, durability=durability, announce=say)
             return command(*args, settings=settings, as_json=as_json, **kwargs)
 
     # Click's mark of a paragraph that keeps its lines; a docstring with a backslash is written raw, as two characters.
@@ -82,7 +89,7 @@ def settings_options(command: Callable[..., R]) -> Callable[..., R]:
 
 @contextmanager
 def errors_shown(*, as_json: bool) -> Generator[None]:
-    """Show an error of taskbus and end the command with its exit code; so with Ctrl-C and a closed pipe."""
+    """Show an error of taskbus and end the command with its exit code; so with Ctrl-C and output that goes nowhere."""
     try:
         yield
         sys.stdout.flush()
@@ -95,14 +102,41 @@ def errors_shown(*, as_json: bool) -> Generator[None]:
     except KeyboardInterrupt as error:
         raise click.exceptions.Exit(INTERRUPTED) from error
     except BrokenPipeError as error:
-        # Whoever read our output has had enough. Nothing more can be said there, not even at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read our output has had enough.
+        discard_output()
         raise click.exceptions.Exit(PIPE_CLOSED) from error
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        discard_output()
+        say(f"{click.style('Error:', fg='red', bold=True)} The output cannot be written: {error.strerror}.")
+        say("Make room, or write it elsewhere; what was sent to the bus before stays there.")
+        raise click.exceptions.Exit(1) from error
+
+
+@contextmanager
+def mistakes_shown(*, as_json: bool) -> Generator[None]:
+    """Show a mistake in the arguments with `--json` as every other error; all else is as in `errors_shown`."""
+    with errors_shown(as_json=as_json):
+        try:
+            yield
+        except click.exceptions.NoArgsIsHelpError:
+            raise
+        except click.UsageError as mistake:
+            if not as_json:
+                raise
+            path = mistake.ctx.command_path if mistake.ctx is not None else "bus"
+            raise UsageError(mistake.format_message(), advice=f"See `{path} --help`.") from mistake
 
 
 def exit_code(error: BaseException) -> int:
     """The exit code for an error."""
     return next((EXIT_CODES[kind] for kind in type(error).__mro__ if kind in EXIT_CODES), 1)
+
+
+def discard_output() -> None:
+    """Say nothing more on stdout, not even what is still to be written at the end: nobody reads it any more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def run_async(function: Callable[P, Awaitable[R]], *args: P.args, **kwargs: P.kwargs) -> R:
@@ -120,6 +154,15 @@ def print_json(document: object) -> None:
 def say(text: str) -> None:
     """Tell the person at the terminal, on stderr."""
     click.echo(text, err=True)
+
+
+def unreadable(error: OSError | ValueError) -> str:
+    """What to do about a document that cannot be opened."""
+    if isinstance(error, IsADirectoryError):
+        return "Name a file in it."
+    if isinstance(error, PermissionError):
+        return "Let yourself read it, or give the document on stdin: -."
+    return "Check the path, seen from the current folder; - is stdin."
 
 
 def _the_one(raised: BaseException) -> TaskbusError | None:

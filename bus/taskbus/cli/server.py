@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 _DURABILITIES: Final = ("always", "everysec")
 _MARKS: Final = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "failed": ("✗", "red")}
 
+_ROOM: Final = 50
+"""How many columns of a terminal the findings of the doctor need beside their names."""
+
 _BUS_TOML: Final = """\
 # The bus of this folder and those below it. Options and environment variables go before what stands here.
 
@@ -29,7 +32,7 @@ _BUS_TOML: Final = """\
 # What each key of this bus begins with. Buses that share a server need namespaces of their own.
 namespace = "{namespace}"
 
-# The database, the archive and the embedded server. A relative path begins at this file's folder.
+# The database and the embedded server. A relative path begins at this file's folder.
 home = "{home}"
 
 # "always": an append returns once it is on disk. "everysec": it survives the death of the server's process,
@@ -160,15 +163,36 @@ def doctor(*, settings: Settings, as_json: bool, strict: bool) -> None:
 
 
 def _print_checks(checks: Sequence[Check]) -> None:
-    from taskbus.cli.rendering import visible
+    from taskbus.cli.rendering import columns, visible
 
     width = max(len(check.name) for check in checks)
+    # Status and name stand beside what was found where there is room for that, else above it.
+    beside = width + 13  # a mark, the longest status, and the gaps between them
+    indent = beside if columns() - beside >= _ROOM else 4
     for check in checks:
         mark, colour = _MARKS[check.status]
         status = click.style(f"{mark} {check.status:<7}", fg=colour, bold=check.status != "ok")
-        click.echo(f"{status}  {check.name:<{width}}  {visible(check.found, lines=True)}")
-        if check.advice:
-            click.echo(f"{'':{width + 13}}{visible(check.advice)}")
+        found = _wrapped(visible(check.found, lines=True), indent)
+        head = f"{status}  {check.name:<{width}}"
+        if indent == beside and found:
+            click.echo(f"{head}  {found.pop(0)}")
+        else:
+            click.echo(head.rstrip())
+        for line in (*found, *_wrapped(visible(check.advice or ""), indent)):
+            click.echo(f"{'':{indent}}{line}")
+
+
+def _wrapped(text: str, indent: int) -> list[str]:
+    """The lines of a text, on a terminal wrapped between words."""
+    import sys
+    import textwrap
+
+    from taskbus.cli.rendering import columns
+
+    if not sys.stdout.isatty():
+        return text.splitlines()
+    room = max(20, columns() - indent - 1)
+    return [part for line in text.splitlines() for part in textwrap.wrap(line, room, break_on_hyphens=False)]
 
 
 @click.command()
@@ -216,7 +240,11 @@ def init(*, url: str | None, namespace: str | None, home: str, durability: str, 
     """Write a commented bus.toml.
 
     It is written to the current folder, and counts there and in every folder below. An existing one is left
-    as it is (exit code 4) unless --force is given. With a password in its URL, only this user can read it.
+    as it is (exit code 4) unless --force is given. With a password in its URL, only this user can read it, and
+    a work tree of git that does not ignore it is warned of.
+
+    No bus.toml is needed: without one, the nearest .bus/ here or above is the home, as git finds its folder; the
+    first command makes it here where there is none.
 
     \b
     Examples:
@@ -224,14 +252,32 @@ def init(*, url: str | None, namespace: str | None, home: str, durability: str, 
       bus init --url redis://:secret@bus.example:6379 --namespace shop:
     """
     with errors_shown(as_json=as_json):
-        path = _write_bus_toml(url, namespace, home, durability, force=force)
+        path, has_password = _write_bus_toml(url, namespace, home, durability, force=force)
     if as_json:
         print_json({"file": str(path)})
     else:
         say(f"Wrote {path}. `bus doctor` checks the bus that it describes.")
+    if has_password and _may_be_committed(path):
+        say(f"Warning: {path} has a password, and git does not ignore it. Write `{path.name}` into .gitignore.")
 
 
-def _write_bus_toml(url: str | None, namespace: str | None, home: str, durability: str, *, force: bool) -> Path:
+def _may_be_committed(path: Path) -> bool:
+    """Whether the file is in a work tree of git that does not ignore it."""
+    import subprocess
+
+    command = ["git", "-C", path.parent, "check-ignore", "--quiet", "--", path.name]
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=10, check=False)
+    except (OSError, subprocess.SubprocessError):
+        # Without a git that answers, nobody commits from here; the file says itself that it is a secret.
+        return False
+    return done.returncode == 1
+
+
+def _write_bus_toml(
+    url: str | None, namespace: str | None, home: str, durability: str, *, force: bool
+) -> tuple[Path, bool]:
+    """Write the file; return where it is, and whether it has a password."""
     import json
     import os
 
@@ -261,4 +307,4 @@ def _write_bus_toml(url: str | None, namespace: str | None, home: str, durabilit
     except OSError as error:
         message = f"{path} cannot be written: {error.strerror or error}."
         raise ConfigurationError(message, advice="Go to a folder that you may write to.") from error
-    return path
+    return path, has_password

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+import textwrap
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -11,7 +12,7 @@ import click
 from taskbus.cli.options import print_json, run_async, say, settings_options
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from click.shell_completion import CompletionItem
 
@@ -30,6 +31,12 @@ class Late(click.ParamType[str]):
         self.name = name
         self._make = make
 
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The values that it knows; none where it is no choice."""
+        made = self._make()
+        return tuple(map(str, made.choices)) if isinstance(made, click.Choice) else ()
+
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Read a value as the type itself does."""
         converted: str = self._make().convert(value, param, ctx)
@@ -38,6 +45,17 @@ class Late(click.ParamType[str]):
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """Offer what the type itself does."""
         return self._make().shell_complete(ctx, param, incomplete)
+
+
+class Listing(click.Option):
+    """An option whose help ends with the values that its type knows; they are listed when help is asked for."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """The option and its help."""
+        record = super().get_help_record(ctx)
+        if record is None or not isinstance(self.type, Late):
+            return record
+        return record[0], f"{record[1]} {', '.join(self.type.choices)}."
 
 
 def agent_type() -> click.ParamType[Any]:
@@ -122,6 +140,20 @@ class Asked:
 
         click.echo(table(columns, rows, width=width() if self.terminal else None))
 
+    def fields(self, lines: Sequence[tuple[str, str]], paint: Mapping[str, Callable[[str], str]]) -> None:
+        """Print names and texts, the texts in full: on a terminal wrapped between words, beside their names."""
+        from taskbus.cli.rendering import columns, visible
+
+        indent = max(len(name) for name, _ in lines) + 2
+        room = max(20, columns() - indent) if self.terminal else None
+        for name, value in lines:
+            texts = visible(value, lines=True).expandtabs(4).splitlines() or [""]
+            shown = [part for text in texts for part in _wrapped(text, room)]
+            painted = paint.get(name, str)
+            click.echo(f"{name:<{indent}}{painted(shown[0])}")
+            for text in shown[1:]:
+                click.echo(f"{'':{indent}}{text}".rstrip())
+
     def short(self, database: Database, ids: Sequence[str]) -> dict[str, str]:
         """Task IDs as they are shown: on a terminal no longer than is needed to tell them apart."""
         from taskbus_projections.queries import short_ids
@@ -142,6 +174,17 @@ class Asked:
             say(
                 f'The log of {database.namespace} is empty. Begin with `bus delegate @agent "goal"`, or see `bus demo`.'
             )
+
+
+def _wrapped(text: str, room: int | None) -> list[str]:
+    """The lines of a text, each as far indented as the text of its item."""
+    if room is None:
+        return [text]
+    body = text.lstrip(" ")
+    indent = " " * (len(text) - len(body))
+    if body[:2] in ("- ", "✓ ", "✗ ", "· "):
+        indent += "  "
+    return textwrap.wrap(text, room, subsequent_indent=indent, break_on_hyphens=False) or [""]
 
 
 async def _catch_up(settings: Settings) -> None:

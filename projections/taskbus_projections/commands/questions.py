@@ -10,6 +10,7 @@ from taskbus.cli.options import say
 from taskbus_projections.commands.asking import (
     Asked,
     Late,
+    Listing,
     agent_type,
     message_type,
     query_options,
@@ -17,8 +18,6 @@ from taskbus_projections.commands.asking import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from taskbus_projections.database import Database
     from taskbus_projections.queries import Grouping
 
@@ -27,10 +26,11 @@ if TYPE_CHECKING:
 @click.option(
     "--state",
     "states",
+    cls=Listing,
     type=Late("state", state_type),
     metavar="STATE",
     multiple=True,
-    help="Only in this state; may be repeated.",
+    help="Only in this state; may be repeated. One of: ",
 )
 @click.option(
     "--assignee",
@@ -77,9 +77,10 @@ def tasks(*, states: tuple[str, ...], assignee: str | None, root: str | None, li
 @click.argument("task_id", metavar="TASK")
 @query_options
 def task(*, task_id: str, asked: Asked) -> None:
-    r"""Show one task: its fields, its tree, its timeline and its costs.
+    r"""Show one task: what is asked for, what came of it, its tree, its timeline and its costs.
 
-    The beginning of an ID is enough where only one task has it. --csv prints the timeline.
+    Acceptance criteria have their evidence once a verdict has judged them. The beginning of an ID is enough where
+    only one task has it. --csv prints the timeline.
 
     \b
     Examples:
@@ -89,17 +90,20 @@ def task(*, task_id: str, asked: Asked) -> None:
 
     def ask(database: Database) -> None:
         from taskbus_projections import queries, views
+        from taskbus_projections.brief import brief
+        from taskbus_projections.sheet import sheet
 
         id = queries.task_id(database, task_id)
         found = queries.task(database, id)
+        said = brief(database, found)
         tree = queries.tree(database, found["root"])
         timeline = queries.audit(database, task=id).rows
         costs = queries.costs(database, "model", task=id)
         spent, whole = queries.total(database, task=id), queries.total(database, root=found["root"])
-        more = {"task": found, "tree": tree, "costs": costs, "total": spent, "tree_total": whole}
+        more = {"task": found | said, "tree": tree, "costs": costs, "total": spent, "tree_total": whole}
         if asked.show(database, "timeline", timeline, views.EVENT_FIELDS, **more):
             return
-        _fields(views.lines(found, spent, asked.when))
+        asked.fields(sheet(found, said, spent, asked.when), {"state": _painted})
         short = asked.short(database, views.shown_ids(tree, "id"))
         if len(tree) > 1:
             _heading(f"Tree, {views.money(whole)} in all" if whole["calls"] else "Tree")
@@ -120,10 +124,11 @@ def task(*, task_id: str, asked: Asked) -> None:
 @click.option(
     "--type",
     "types",
+    cls=Listing,
     type=Late("type", message_type),
     metavar="TYPE",
     multiple=True,
-    help="Only this type of message; may be repeated.",
+    help="Only this type of message; may be repeated. One of: ",
 )
 @click.option("--since", metavar="MOMENT", help="Only from then on: 2h, a time, or a position.")
 @click.option("--until", metavar="MOMENT", help="Only up to then: 2h, a time, or a position.")
@@ -237,12 +242,3 @@ def _painted(state: str) -> str:
 
 def _heading(text: str) -> None:
     click.echo(f"\n{click.style(text, bold=True)}")
-
-
-def _fields(lines: Sequence[tuple[str, str]]) -> None:
-    from taskbus.cli.rendering import visible
-
-    wide = max(len(name) for name, _ in lines)
-    for name, value in lines:
-        text = visible(value, lines=True).replace("\n", "\n" + " " * (wide + 2))
-        click.echo(f"{name:<{wide}}  {_painted(text) if name == 'state' else text}")
