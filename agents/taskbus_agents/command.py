@@ -9,16 +9,21 @@ from __future__ import annotations
 import os
 import sysconfig
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Final
+
+import anyio
+import anyio.to_thread
 
 from taskbus.envelope import MAX_BYTES
 from taskbus.lifecycle import DELIVERED
 from taskbus_agents import outcome, talk
+from taskbus_agents.folders import Files, Folders, Printed
 from taskbus_agents.outcome import Words
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from taskbus.client import Bus
     from taskbus.codec import Document
@@ -27,49 +32,27 @@ if TYPE_CHECKING:
 
 COMPLETION_FILE: Final = "completion.json"
 """Where an agent may leave its outcome, in its working folder."""
+_LONGEST_LINE: Final = 65_536
 WORK: Final = frozenset({"delegation", "answer", "verdict"})
 """The messages that begin or continue an assignee's work; all others only inform."""
-
-
-@dataclass(frozen=True, slots=True)
-class Folders:
-    """Where deliveries are worked on: all in `fixed`, or each in a new folder under `root`."""
-
-    root: Path
-    fixed: Path | None = None
-
-    def make(self, task: str, attempt: int) -> Path:
-        """The folder for a delivery: `root/task/attempt`, with a number behind it from the second delivery on."""
-        if self.fixed is not None:
-            return self.fixed
-        parent = self.root / task
-        parent.mkdir(parents=True, exist_ok=True)
-        number = 1
-        while True:
-            folder = parent / (str(attempt) if number == 1 else f"{attempt}.{number}")
-            try:
-                folder.mkdir()
-            except FileExistsError:
-                number += 1
-            else:
-                return folder
-
-    def leave(self, folder: Path) -> None:
-        """Remove the folder of a delivery if nothing was left in it."""
-        if self.fixed is None and not any(folder.iterdir()):
-            folder.rmdir()
 
 
 @dataclass(frozen=True, slots=True)
 class CommandAgent:
     """A handler that runs `command` for each delivery; `environment` is what it finds besides the variables of
     its delivery.
+
+    `on_start` is told of each run, `on_incident` of what is odd and no failure, `on_stderr` is given each line of
+    stderr, with its task.
     """
 
     command: tuple[str, ...]
     runner: Runner
     folders: Folders
     environment: Mapping[str, str]
+    on_start: Callable[[Work], None] = lambda _work: None
+    on_incident: Callable[[str], None] = lambda _incident: None
+    on_stderr: Callable[[str, str], None] | None = None
 
     async def __call__(self, work: Work) -> list[Document] | None:
         """Run the command, and return what it left; nothing for a message that asks for no work.
@@ -77,7 +60,7 @@ class CommandAgent:
         Cancelling it ends the command and whatever it started.
         """
         delivery = work.delivery
-        if delivery.state not in DELIVERED or work.envelope.type not in WORK:
+        if not asks_for_work(work):
             return None
         task = await work.bus.task(delivery.task)
         said = await talk.talk(work.bus, delivery)
@@ -85,26 +68,75 @@ class CommandAgent:
         file = folder / COMPLETION_FILE
         before = _fingerprint(file)
         variables = {"BUS_TASK": delivery.task, "BUS_TOKEN": str(delivery.token), "BUS_ATTEMPT": str(task.attempt)}
+        if (previous := self.folders.before(folder)) is not None:
+            variables["BUS_PREVIOUS"] = str(previous)
+        self.on_start(work)
+        lines = _Lines(partial(self.on_stderr, delivery.task)) if self.on_stderr is not None else None
         try:
             ended = await self.runner.run(
-                self.command, stdin=talk.lines(said), cwd=folder, env={**self.environment, **variables}
+                self.command,
+                stdin=talk.lines(said),
+                cwd=folder,
+                env={**self.environment, **variables},
+                on_stderr=lines,
             )
         except OSError as error:
             message = f"The agent's command could not be started: {error.strerror or error}: {self.command[0]}"
             return [outcome.failure(work, "not-started", message)]
+        finally:
+            if lines is not None:
+                lines.end()
         words = Words(ended.stdout, "stdout")
         if _fingerprint(file) not in (None, before):
             words = _read(file)
-        self.folders.leave(folder)
+        printed = Printed(self.folders, delivery.task, task.attempt, folder, ended)
         task = await work.bus.task(delivery.task)
         if task.state not in DELIVERED or task.token != delivery.token:
-            return None  # the agent has published its outcome itself, or the task was taken away from it
-        settling = outcome.outcome(work, ended, words)
+            # The agent has published its outcome itself, or the task was taken away from it.
+            printed.keep()
+            self.folders.leave(folder)
+            return None
+        files = Files(folder, self.folders.fixed is None, partial(self._report, delivery.task))
+        # Beside the event loop, since it may hash large files while other leases are to be renewed.
+        settling = await anyio.to_thread.run_sync(
+            partial(outcome.outcome, work, ended, words, keep=printed.keep, published=files.published)
+        )
+        printed.keep(stdout=words.origin != "stdout")  # what stdout said as the outcome stands in the log
+        self.folders.leave(folder)
         if await _stands(work.bus, settling.envelope.id):
             # Appending it again would change nothing, and leave the task without an outcome.
             said = f"The envelope that the agent wrote ({settling.envelope.id}) stands in the log already."
             return [outcome.failure(work, "invalid-completion", said, category="validation", words=words.text)]
         return [settling]
+
+    def _report(self, task: str, incident: str) -> None:
+        self.on_incident(f"Task {task}: {incident}")
+
+
+class _Lines:
+    """Cuts what comes in pieces into lines."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self._write = write
+        self._rest = b""
+
+    def __call__(self, piece: bytes) -> None:
+        *lines, self._rest = (self._rest + piece).split(b"\n")
+        for line in lines:
+            self._write(line.decode(errors="replace").rstrip("\r"))
+        if len(self._rest) > _LONGEST_LINE:
+            self.end()
+
+    def end(self) -> None:
+        """Write what is left without the end of its line."""
+        if self._rest:
+            self._write(self._rest.decode(errors="replace"))
+            self._rest = b""
+
+
+def asks_for_work(work: Work) -> bool:
+    """Whether this delivery begins or continues the agent's work on an open task."""
+    return work.delivery.state in DELIVERED and work.envelope.type in WORK
 
 
 def environment(inherited: Mapping[str, str], *, agent: str, url: str, namespace: str, home: Path) -> dict[str, str]:
@@ -113,8 +145,10 @@ def environment(inherited: Mapping[str, str], *, agent: str, url: str, namespace
     The folder of the `bus` that runs comes last on its PATH, so that there is one.
     """
     path = inherited.get("PATH", os.defpath)
+    # A worker may have been started by an agent itself, whose previous folder is none of this one's.
+    kept = {name: value for name, value in inherited.items() if name != "BUS_PREVIOUS"}
     return {
-        **inherited,
+        **kept,
         "PATH": f"{path}{os.pathsep}{sysconfig.get_path('scripts')}",
         "BUS_URL": url,
         "BUS_NAMESPACE": namespace,

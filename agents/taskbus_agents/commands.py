@@ -18,6 +18,7 @@ from taskbus.cli.options import errors_shown, print_json, run_async, say, settin
 if TYPE_CHECKING:
     from taskbus.client import Bus
     from taskbus.settings import Settings
+    from taskbus.worker import Work
     from taskbus_agents.demo.narration import Narrator
     from taskbus_agents.demo.play import Summary
     from taskbus_agents.service import Service, Settled
@@ -76,11 +77,13 @@ def agent() -> None:
 @click.option(
     "--workdir-root",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Make the folder of each delivery in here  [default: work/ in the home]",
+    help="Make the folder of each delivery in here  [default: runs/ in the home]",
 )
 @click.option("--once", is_flag=True, help="End after one delivery.")
 @click.option("--limit", type=click.IntRange(1), help="End after so many deliveries.")
 @click.option("--until-idle", is_flag=True, help="End when the inbox is empty.")
+@click.option("--strict", is_flag=True, help="End with 1 when a delivery failed or was escalated.")
+@click.option("--verbose", is_flag=True, help="Show what the subprocess writes to stderr, as it comes.")
 @settings_options
 def run(
     name: str,
@@ -94,6 +97,8 @@ def run(
     once: bool,
     limit: int | None,
     until_idle: bool,
+    strict: bool,
+    verbose: bool,
     settings: Settings,
     as_json: bool,
 ) -> None:
@@ -101,16 +106,38 @@ def run(
 
     The subprocess reads from stdin, one JSON envelope per line: the delegation, and what was said since. It leaves
     a completion, a question or an escalation in completion.json in its folder, or on stdout: the handoff shorthand,
-    or an envelope in JSON or XML, also with other text around it. Without one, and with any exit code but 0, the
-    task has failed. One that asks has ended, and is run again with the answer.
+    or an envelope in JSON or XML, also with other text around it; the last one counts. Without one, and with any
+    exit code but 0, the task has failed.
+
+    In short, a completion is {"status": "success"}, with description, outputs and more (`bus template completion`);
+    success, partial and failure are the words. A question is {"question": "…", "blocks": ["…"]}. One that asks has
+    ended, and is run again with the answer:
+
+    \b
+      talk=$(cat)
+      case $talk in
+        *'"type":"answer"'*) echo '{"status": "success", "description": "As you said."}' ;;
+        *) echo '{"question": "Blue or green?", "blocks": ["the logo"]}' ;;
+      esac
+
+    Each delivery has a folder of its own, runs/TASK/ATTEMPT in the home, unless --cwd names one for all. So COMMAND
+    may be a program here, but another relative path in it that exists here is refused: write the full path. Outputs
+    that the shorthand names and that are there are published with size and SHA-256: under their full path, with
+    --cwd under the path as it was written. What the subprocess printed, but for an outcome, stays in stdout.log and
+    stderr.log (its last 16 KiB) in the folder; with --cwd in runs/TASK/ATTEMPT all the same.
 
     It finds BUS_TASK, BUS_TOKEN, BUS_ATTEMPT, BUS_AGENT, BUS_URL, BUS_NAMESPACE and BUS_HOME in its environment, so
-    that it can call `bus` itself.
+    that it can call `bus` itself; and BUS_PREVIOUS, the folder of the task's delivery before this one, where it has
+    one that is still there.
+
+    It ends with 0, also when deliveries failed, unless it is --strict; with 5 when the server cannot be used at the
+    start; and with 128 and the signal's number after a second signal.
 
     \b
     Examples:
       bus agent run @kilo -- python /path/to/agent.py
       bus agent run @kilo --timeout 10m --cwd . -- ./agent.sh --fast
+      bus agent run @kilo --until-idle --strict --verbose -- ./agent.sh
     """
     from taskbus_agents.service import Service
 
@@ -129,11 +156,17 @@ def run(
         until_idle=until_idle,
         limit=1 if once else limit,
     )
-    _serve(service, settings, as_json=as_json)
+    _serve(service, settings, as_json=as_json, strict=strict, verbose=verbose)
 
 
-def _serve(service: Service, settings: Settings, *, as_json: bool) -> None:
-    from taskbus_agents.service import serve
+def _serve(service: Service, settings: Settings, *, as_json: bool, strict: bool, verbose: bool) -> None:
+    from taskbus_agents.service import Tally, serve
+
+    tally = Tally()
+
+    def settled(delivery: Settled) -> None:
+        tally.add(delivery)
+        (_print_record if as_json else _print_line)(delivery)
 
     def ready(bus: Bus) -> None:
         place = bus.connection.address
@@ -143,12 +176,15 @@ def _serve(service: Service, settings: Settings, *, as_json: bool) -> None:
         serve,
         settings,
         service,
-        on_settled=_print_record if as_json else _print_line,
+        on_settled=settled,
         on_incident=_print_incident,
         on_ready=ready,
+        on_start=_print_nothing if as_json else _print_start,
+        on_stderr=_print_stderr if verbose else None,
     )
-    if code:
-        raise click.exceptions.Exit(code)
+    say(f"{tally}.")
+    if code or (strict and tally.has_failures):
+        raise click.exceptions.Exit(code or 1)
 
 
 @click.command()
@@ -201,14 +237,46 @@ def _found(command: tuple[str, ...], *, in_a_folder_of_its_own: bool) -> tuple[s
         raise click.BadParameter(
             f"{command[0]!r} is no program on the PATH, and no file that can be run here.", param_hint="COMMAND"
         )
-    # Not Path.is_file, which raises for a word that is too long for a name: a script after `sh -c`, for example.
-    near = [word for word in command[1:] if not Path(word).is_absolute() and os.path.isfile(word)]  # noqa: PTH113
-    if in_a_folder_of_its_own and near:
-        say(
-            f"{near[0]!r} is a file here, but each delivery runs in a folder of its own: "
-            "write the file's full path, or use --cwd ."
-        )
+    # Refused, not resolved: only the user knows whether a word that names a file here is meant as one.
+    for word in command[1:] if in_a_folder_of_its_own else ():
+        path_in_it = word.partition("=")[2] if word.startswith("-") else word
+        if _is_here(path_in_it):
+            raise click.BadParameter(
+                f"{path_in_it!r} is a file here, but each delivery runs in a folder of its own: write its full path, "
+                f"{os.path.abspath(path_in_it)}, or use --cwd .",  # noqa: PTH100 - without following links
+                param_hint="COMMAND",
+            )
     return (str(Path(path).absolute()), *command[1:])
+
+
+def _is_here(word: str) -> bool:
+    """Whether this is a relative path of something here; a folder only where it is written as a path."""
+    # Not Path.is_file, which raises for a word that is too long for a name: a script after `sh -c`, for example.
+    if not word or os.path.isabs(word):  # noqa: PTH117
+        return False
+    return os.path.isfile(word) or (os.sep in word and os.path.exists(word))  # noqa: PTH110, PTH113
+
+
+def _print_nothing(_work: Work) -> None:
+    pass
+
+
+def _print_start(work: Work) -> None:
+    from taskbus.cli.rendering import visible
+
+    say(f"{_clock()}  {visible(work.delivery.task)}  {work.envelope.type} → started")
+
+
+def _print_stderr(task: str, line: str) -> None:
+    from taskbus.cli.rendering import visible
+
+    say(f"{visible(task)} | {visible(line)}")
+
+
+def _clock() -> str:
+    from datetime import UTC, datetime
+
+    return f"{datetime.now(UTC).astimezone():%H:%M:%S}"
 
 
 def _print_record(settled: Settled) -> None:
@@ -216,17 +284,14 @@ def _print_record(settled: Settled) -> None:
 
 
 def _print_line(settled: Settled) -> None:
-    from datetime import UTC, datetime
-
     from taskbus.cli.rendering import visible
 
-    if settled.outcome is None:
-        what = "noted"
+    if settled.result == "read":
+        what = "read, nothing to do"
     else:
-        failed = settled.status == "failure" or settled.outcome == "escalation"
-        what = click.style(f"{settled.outcome} {settled.status or ''}".strip(), fg="red" if failed else "green")
-    at = datetime.now(UTC).astimezone()
-    line = f"{at:%H:%M:%S}  {visible(settled.task)}  {settled.received} → {what}  {settled.seconds:.1f} s"
+        said = f"{settled.outcome} {settled.status or ''}".strip() if settled.outcome else f"{settled.state} by itself"
+        what = click.style(said, fg="red" if settled.result in ("failed", "escalated") else "green")
+    line = f"{_clock()}  {visible(settled.task)}  {settled.received} → {what}  {settled.seconds:.1f} s"
     if settled.message:
         line += f"  {visible(settled.message.partition(chr(10))[0])}"
     say(line)

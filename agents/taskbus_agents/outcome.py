@@ -20,7 +20,8 @@ from taskbus.lifecycle import BUS, HUMAN
 from taskbus.worker import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from taskbus.envelope import AnyEnvelope, Usage
     from taskbus.worker import Work
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 
 FREE_TEXT: Final = "text/plain"
 
-_STDERR_LINES: Final = 5
+_LINES: Final = 5
+_TAIL: Final = 16_384
 _LINE: Final = 400
 _TOLD: Final = 4000
 """How many characters of an explanation stand in a failure."""
@@ -48,22 +50,32 @@ class Words:
     trouble: str = ""
 
 
-def outcome(work: Work, ended: Ended, words: Words) -> Document:
+def outcome(
+    work: Work,
+    ended: Ended,
+    words: Words,
+    *,
+    keep: Callable[[], Path | None] = lambda: None,
+    published: Callable[[Completion], Completion] = lambda completion: completion,
+) -> Document:
     """What settles a delivery: what the agent wrote, or a failed completion that says what went wrong.
 
-    An exit code other than 0 makes a failure of everything that does not report trouble itself.
+    An exit code other than 0 makes a failure of everything that does not report trouble itself. `keep` is called
+    where it becomes a failure; it returns the folder in which what the agent printed is kept. `published` completes
+    what a completion in short says of its files.
     """
     if ended.cut is not None:
         kept = words.text if ended.cut == "timeout" else b""
-        return failure(work, *_cut(ended), stderr=ended.stderr, words=kept)
-    found, trouble = _understood(work, words)
+        return failure(work, *_cut(ended), printed=_last_lines(ended.stderr), words=kept, kept=keep())
+    found, trouble = _understood(work, words, published)
     if ended.code != 0:
         if found is not None and _reports_trouble(found.envelope):
             return found
-        return _exited(work, ended, words.text, found)
+        return _exited(work, ended, words.text, found, keep())
     if found is None:
         reason: Reason = "invalid-completion" if words.text.strip() or words.trouble else "no-completion"
-        return failure(work, reason, trouble, category="validation", stderr=ended.stderr, words=words.text)
+        printed = _last_lines(ended.stderr) or _last_lines(ended.stdout)
+        return failure(work, reason, trouble, category="validation", printed=printed, words=words.text, kept=keep())
     payload = found.envelope.payload
     if isinstance(payload, Acknowledgment):
         # The worker acknowledged the task before it called the agent, so that it cannot be declined any more.
@@ -79,13 +91,19 @@ def failure(
     message: str,
     *,
     category: Literal["execution", "validation"] = "execution",
-    stderr: bytes = b"",
+    printed: str = "",
     words: bytes = b"",
     usage: Sequence[Usage] = (),
+    kept: Path | None = None,
 ) -> Document:
-    """A failed completion in the agent's name; `words` are what it wrote, and stay with it."""
-    if last := _last_lines(stderr):
-        message = f"{message}\n{last}"
+    """A failed completion in the agent's name; `words` are what it wrote, and stay with it.
+
+    `printed` are the last lines that it printed, `kept` is the folder where all of it is.
+    """
+    if kept is not None:
+        message = f"{message} What it printed is in {printable(str(kept), _LINE)}."
+    if printed:
+        message = f"{message}\n{printed}"
     completion = Completion(
         result=Result(status="failure"),
         termination_reason=reason,
@@ -95,14 +113,14 @@ def failure(
     return _with_source(made, words, FREE_TEXT) if words else made
 
 
-def _understood(work: Work, words: Words) -> tuple[Document | None, str]:
+def _understood(work: Work, words: Words, published: Callable[[Completion], Completion]) -> tuple[Document | None, str]:
     """What the agent wrote, if it is valid and agrees with the delivery; else why not."""
     if words.trouble:
         return None, f"What the agent wrote ({words.origin}) cannot be read: {words.trouble}."
     if not words.text.strip():
         return None, f"The agent ended without a completion: {words.origin} is empty."
     try:
-        found = _read(work, words.text)
+        found = _read(work, words.text, published)
         problems: Sequence[Problem] = _disagreements(work, found.envelope)
     except InvalidEnvelope as error:
         found, problems = None, error.problems
@@ -112,17 +130,18 @@ def _understood(work: Work, words: Words) -> tuple[Document | None, str]:
     return found, ""
 
 
-def _read(work: Work, words: bytes) -> Document:
+def _read(work: Work, words: bytes, published: Callable[[Completion], Completion]) -> Document:
     """A whole document, or else the one in a text. Raises InvalidEnvelope with every problem."""
     strict: InvalidEnvelope | None = None
     try:
         if shorthand.is_shorthand(words):
-            short = shorthand.read_completion(words)
-            made = codec.document(work.reply(Outcome(short.payload, short.usage)))
-            return _with_source(made, words, codec.JSON)
+            read = shorthand.read_question if shorthand.is_question(words) else shorthand.read_completion
+            short = read(words)
+            return _with_source(_composed(work, short.payload, short.usage, published), words, codec.JSON)
         return codec.read(words)
     except InvalidEnvelope as error:
         strict = error
+    is_document = words.lstrip()[:1] == b"<" or shorthand.is_object(words)
     known = {
         "sender": work.delivery.agent,
         "recipient": work.reply_to,
@@ -131,11 +150,25 @@ def _read(work: Work, words: bytes) -> Document:
     }
     try:
         # Bytes that are no UTF-8 become lone surrogates, which the lenient reader writes out.
-        found = lenient.find(words.decode(errors="surrogateescape"), defaults=known)
+        found = lenient.find(words.decode(errors="surrogateescape"), defaults=known, outcome=True)
     except InvalidEnvelope as error:
         # Of what is nothing but a document, the strict reader says more exactly what is wrong.
-        raise strict if words.lstrip()[:1] in (b"{", b"<") else error from strict
+        raise strict if is_document else error from strict
+    if found.in_short and isinstance(found.envelope.payload, Completion | Question):
+        made = _composed(work, found.envelope.payload, found.envelope.usage, published)
+        return _with_source(made, words, FREE_TEXT)
     return Document(found.envelope, found.document, found.content_type, words, FREE_TEXT)
+
+
+def _composed(
+    work: Work,
+    payload: Completion | Question,
+    usage: tuple[Usage, ...],
+    published: Callable[[Completion], Completion],
+) -> Document:
+    """The document of an outcome in short, whose envelope the agent left to us."""
+    said = published(payload) if isinstance(payload, Completion) else payload
+    return codec.document(work.reply(Outcome(said, usage)))
 
 
 def _with_source(made: Document, words: bytes, source_type: str) -> Document:
@@ -177,14 +210,18 @@ def _cut(ended: Ended) -> tuple[Reason, str]:
     return "output-limit", f"The agent wrote more than {codec.MAX_BYTES} bytes, and was ended."
 
 
-def _exited(work: Work, ended: Ended, words: bytes, found: Document | None) -> Document:
+def _exited(work: Work, ended: Ended, words: bytes, found: Document | None, kept: Path | None) -> Document:
+    printed = _last_lines(ended.stderr)
+    if not printed and found is None:
+        printed = _last_lines(ended.stdout)
     usage = found.envelope.usage if found is not None else ()
-    but = f", although it wrote a {found.envelope.type}" if found is not None else ""
+    a = "an" if found is not None and found.envelope.type[0] in "aeiou" else "a"
+    but = f", although it wrote {a} {found.envelope.type}" if found is not None else ""
     if ended.code < 0:
         said = f"The agent was killed by {_signal_name(-ended.code)}{but}."
-        return failure(work, "signal", said, stderr=ended.stderr, words=words, usage=usage)
+        return failure(work, "signal", said, printed=printed, words=words, usage=usage, kept=kept)
     said = f"The agent ended with exit code {ended.code}{but}."
-    return failure(work, "exit-code", said, stderr=ended.stderr, words=words, usage=usage)
+    return failure(work, "exit-code", said, printed=printed, words=words, usage=usage, kept=kept)
 
 
 def _signal_name(number: int) -> str:
@@ -194,6 +231,6 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _last_lines(stderr: bytes) -> str:
-    lines = [line for line in stderr.decode(errors="replace").splitlines() if line.strip()]
-    return "\n".join(printable(line.rstrip(), _LINE) for line in lines[-_STDERR_LINES:])
+def _last_lines(printed: bytes) -> str:
+    lines = [line for line in printed[-_TAIL:].decode(errors="replace").splitlines() if line.strip()]
+    return "\n".join(printable(line.rstrip(), _LINE) for line in lines[-_LINES:])

@@ -21,7 +21,7 @@ from taskbus.envelope import MAX_BYTES
 from taskbus_agents.guard import POLL, Guard, signaled
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Mapping, Sequence
     from pathlib import Path
     from types import TracebackType
     from typing import IO, Self
@@ -81,14 +81,17 @@ class Runner:
         stdin: bytes = b"",
         cwd: str | Path | None = None,
         env: Mapping[str, str] | None = None,
+        on_stderr: Callable[[bytes], None] | None = None,
     ) -> Ended:
         """Run a command to its end, and end what it left running. Raises OSError when it cannot be started.
+
+        `on_stderr` is given what it writes to stderr, in pieces, as it comes.
 
         Cancelling this ends the whole group as well, before the cancellation goes on: TERM, `grace`, KILL.
         """
         self._guard.start()
         began = time.perf_counter()
-        child = _Child(_started(command, cwd, env), self.output)
+        child = _Child(_started(command, cwd, env), self.output, on_stderr)
         with self._watched(child.group), child.pipes(), anyio.move_on_after(self.timeout) as clock:
             try:
                 await child.talk(stdin)
@@ -126,13 +129,16 @@ class _Child:
     everybody who inherited a pipe (Python 3.11.7: a command that left a `sleep 2` behind "ended" two seconds late).
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], limit: int) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], limit: int, on_stderr: Callable[[bytes], None] | None = None
+    ) -> None:
         self.process = process
         self.group = process.pid
         self.stdout = bytearray()
         self.stderr = bytearray()
         self.overflow = False
         self._limit = limit
+        self._on_stderr = on_stderr
         self._silent = anyio.Event()
 
     @contextmanager
@@ -211,6 +217,8 @@ class _Child:
         while chunk := await _chunk(cast("IO[bytes]", self.process.stderr)):
             self.stderr += chunk
             del self.stderr[:-STDERR_KEPT]
+            if self._on_stderr is not None:
+                self._on_stderr(chunk)
 
 
 def _started(command: Sequence[str], cwd: str | Path | None, env: Mapping[str, str] | None) -> subprocess.Popen[bytes]:

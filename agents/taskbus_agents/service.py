@@ -9,20 +9,22 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections import Counter
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import anyio
 
 from taskbus.client import Bus
 from taskbus.codec import document
-from taskbus.envelope import Completion
+from taskbus.envelope import Completion, Escalation, Question
 from taskbus.errors import UsageError
-from taskbus_agents.command import CommandAgent, Folders, environment
+from taskbus_agents.command import CommandAgent, asks_for_work, environment
+from taskbus_agents.folders import Folders
 from taskbus_agents.runner import Runner
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from pathlib import Path
 
     from taskbus.append import Appended
@@ -53,12 +55,48 @@ class Service:
     limit: int | None = None
 
 
+Result = Literal["succeeded", "failed", "asked", "escalated", "read"]
+_RESULTS: Final[Mapping[str, Result]] = {
+    "question": "asked",
+    "escalation": "escalated",
+    "completed": "succeeded",
+    "accepted": "succeeded",
+    "failed": "failed",
+    "rejected": "failed",
+    "input-required": "asked",
+    "escalated": "escalated",
+}
+
+
+class Tally:
+    """Counts what became of deliveries."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[Result] = Counter()
+
+    def add(self, settled: Settled) -> None:
+        """Count one."""
+        self._counts[settled.result] += 1
+
+    @property
+    def has_failures(self) -> bool:
+        """Whether one failed or was escalated."""
+        return bool(self._counts["failed"] or self._counts["escalated"])
+
+    def __str__(self) -> str:
+        number = self._counts.total()
+        always: tuple[Result, ...] = ("succeeded", "failed")
+        more: tuple[Result, ...] = ("asked", "escalated", "read")
+        shown = [f"{self._counts[each]} {each}" for each in (*always, *more) if each in always or self._counts[each]]
+        return ", ".join([f"{number} {'delivery' if number == 1 else 'deliveries'}", *shown])
+
+
 @dataclass(frozen=True, slots=True)
 class Settled:
     """One delivery that was settled: what was received, with which outcome, after how many seconds.
 
     `outcome`, `status`, `id` and `appended` are None where the message asked for nothing, or the agent had
-    published its outcome itself.
+    published its outcome itself: then `state` is what it left its task in.
     """
 
     agent: str
@@ -71,6 +109,16 @@ class Settled:
     id: str | None = None
     appended: str | None = None
     message: str | None = None
+    state: str | None = None
+
+    @property
+    def result(self) -> Result:
+        """What became of it, as it is counted."""
+        if self.outcome is None:
+            return _RESULTS.get(self.state or "", "read")
+        if self.outcome == "completion":
+            return "failed" if self.status == "failure" else "succeeded"
+        return _RESULTS.get(self.outcome, "read")
 
     def plain(self) -> dict[str, object]:
         """As a JSON object, without what there is nothing to say of."""
@@ -88,8 +136,12 @@ async def serve(
     on_settled: OnSettled,
     on_incident: Callable[[str], None],
     on_ready: Callable[[Bus], None] = lambda _: None,
+    on_start: Callable[[Work], None] = lambda _: None,
+    on_stderr: Callable[[str, str], None] | None = None,
 ) -> int:
     """Work for the agent until a signal, the limit, or an empty inbox; returns the exit code.
+
+    `on_start` is told when the command begins with a delivery, `on_stderr` each line that it writes to stderr.
 
     Raises UsageError for what cannot be meant; in an exception group, Unavailable when the server cannot be used at
     the start.
@@ -111,7 +163,13 @@ async def serve(
         async with anyio.create_task_group() as group:
             group.start_soon(obedience.watch, signals, group.cancel_scope)
             async with Bus.connect(settings=settings) as bus, runner:
-                timed = _Timed(_agent(bus, runner, settings, service), on_settled)
+                agent = replace(
+                    _agent(bus, runner, settings, service),
+                    on_start=on_start,
+                    on_incident=on_incident,
+                    on_stderr=on_stderr,
+                )
+                timed = _Timed(agent, on_settled)
                 obedience.worker = bus.worker(
                     service.agent,
                     timed.handle,
@@ -120,6 +178,8 @@ async def serve(
                     on_incident=on_incident,
                     on_settled=timed.settled,
                 )
+                if settings.url is None:
+                    obedience.worker.advice = "`bus up` starts it."
                 on_ready(bus)
                 await obedience.worker.run(until_idle=service.until_idle, limit=service.limit)
             group.cancel_scope.cancel()
@@ -131,7 +191,7 @@ def _agent(bus: Bus, runner: Runner, settings: Settings, service: Service) -> Co
     return CommandAgent(
         service.command,
         runner,
-        Folders(service.root or settings.home / "work", service.cwd),
+        Folders(service.root or settings.home / "runs", service.cwd),
         environment(
             os.environ,
             agent=service.agent,
@@ -174,11 +234,15 @@ class _Timed:
         self._handler = handler
         self._on_settled = on_settled
         self._began: dict[int, float] = {}
+        self._left: dict[int, str] = {}
 
     async def handle(self, work: Work) -> Returned:
         """Call the handler, and note when."""
         self._began[work.delivery.token] = time.perf_counter()
-        return await self._handler(work)
+        returned = await self._handler(work)
+        if returned is None and asks_for_work(work):
+            self._left[work.delivery.token] = (await work.bus.task(work.delivery.task)).state
+        return returned
 
     def settled(self, work: Work, outcomes: Sequence[AnyEnvelope | Document], appended: Sequence[Appended]) -> None:
         """Tell of a settled delivery."""
@@ -190,18 +254,20 @@ class _Timed:
             received=entry.type,
             position=str(entry.position),
             seconds=round(time.perf_counter() - began, 3),
+            state=self._left.pop(work.delivery.token, None),
         )
         if outcomes:
             envelope = document(outcomes[0]).envelope
             payload = envelope.payload
             completion = payload if isinstance(payload, Completion) else None
-            error = completion.error_details if completion is not None else None
+            error = payload.error_details if isinstance(payload, Completion | Escalation) else None
+            asked = payload.question if isinstance(payload, Question) else None
             told = replace(
                 told,
                 outcome=envelope.type,
                 status=completion.result.status if completion is not None else None,
                 id=envelope.id,
                 appended=str(appended[0].position),
-                message=error.message if error is not None else None,
+                message=error.message if error is not None else asked,
             )
         self._on_settled(told)

@@ -1,5 +1,5 @@
 """The handoff shorthand: the short JSON documents with which people and agents delegate a task and complete
-one.
+one, or ask about it.
 
 `bus delegate` and `bus complete` take them; what they leave out of an envelope (who says it, when, which
 task) the command fills in. They are read as strictly as envelopes are.
@@ -21,6 +21,7 @@ from taskbus.envelope import (
     Delegation,
     ErrorDetails,
     Priority,
+    Question,
     Result,
     TaskID,
     Text,
@@ -90,6 +91,15 @@ class Handback(_Part, frozen=True, kw_only=True):
     usage: Annotated[tuple[Usage, ...], Meta(description="What models used for this.")] = ()
 
 
+class Ask(_Part, frozen=True, kw_only=True):
+    """A question in short."""
+
+    question: Annotated[Words, Meta(description="What is asked.")]
+    blocks: Annotated[tuple[Words, ...], Meta(description="What cannot go on without an answer.")] = ()
+    action: Annotated[Text | None, Meta(description="The sender's own word for what it does.")] = None
+    usage: Annotated[tuple[Usage, ...], Meta(description="What models used for this.")] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class ShortDelegation:
     """What a delegation in short says: to whom, what, and what goes into the header of the envelope."""
@@ -109,6 +119,14 @@ class ShortCompletion:
     usage: tuple[Usage, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class ShortQuestion:
+    """What a question in short says: the payload, and the usage beside it."""
+
+    payload: Question
+    usage: tuple[Usage, ...] = ()
+
+
 def is_shorthand(data: bytes) -> bool:
     """Whether this is a JSON object with none of the fields by which an envelope is known."""
     names = _names(data)
@@ -123,6 +141,17 @@ def kind(data: bytes) -> Literal["delegation", "completion"] | None:
     if "target_agent" in names:
         return "delegation"
     return "completion" if "status" in names else None
+
+
+def is_object(data: bytes) -> bool:
+    """Whether this is one JSON object and nothing else."""
+    return _names(data) is not None
+
+
+def is_question(data: bytes) -> bool:
+    """Whether this is meant to be a question in short, which only an agent at work says."""
+    names = _names(data)
+    return names is not None and "question" in names and not (_ENVELOPE_FIELDS | {"status"}) & names
 
 
 def _names(data: bytes) -> frozenset[str] | None:
@@ -173,6 +202,12 @@ def read_completion(data: bytes, *, source: str | None = None) -> ShortCompletio
         error_details=short.error_details,
     )
     return ShortCompletion(payload, short.usage)
+
+
+def read_question(data: bytes, *, source: str | None = None) -> ShortQuestion:
+    """Read a question in short. Raises InvalidEnvelope with every problem; `source` names it there."""
+    short = convert(json.parse(data, source=source), Ask, shape.record(Ask), source=source)
+    return ShortQuestion(Question(action=short.action, question=short.question, blocks=short.blocks), short.usage)
 
 
 def write_delegation(short: ShortDelegation) -> bytes:

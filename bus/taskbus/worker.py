@@ -7,15 +7,18 @@ a failed completion; it never lets one delivery end the worker.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import anyio
 
+from taskbus.codec import Document
 from taskbus.envelope import (
     Acknowledgment,
     Completion,
+    Envelope,
     ErrorDetails,
     Escalation,
     Payload,
@@ -30,12 +33,17 @@ from taskbus.errors import Conflict, Fenced, InvalidEnvelope, NotFound, TaskbusE
 if TYPE_CHECKING:
     from taskbus.append import Appended
     from taskbus.client import Bus
-    from taskbus.codec import Document
     from taskbus.delivery import Delivery, Taken
     from taskbus.envelope import AnyEnvelope
 
 _IDLE = 30.0
 _TIMES = 3
+_LOOK = 1.0
+"""Seconds between two looks at what another worker holds, where nothing else is waited for."""
+
+_LOG = logging.getLogger("taskbus.worker")
+# Without a handler of its own, Python prints what nobody configured logging for: a library must not.
+logging.getLogger("taskbus").addHandler(logging.NullHandler())
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +67,7 @@ class Work:
     async def say(self, status: Payload) -> None:
         """Publish how far the work is, under this delivery's token. Whatever ends the work is returned instead."""
         if not isinstance(status, Status):
-            raise UsageError(f"A handler cannot say a {status.TYPE} and go on.", advice="Return it as the outcome.")
+            raise UsageError(f"A handler cannot say this and go on: {status.TYPE}.", advice="Return it as the outcome.")
         await self.bus.publish(self.reply(Outcome(status)), token=self.delivery.token)
 
     def reply(self, outcome: Outcome) -> AnyEnvelope:
@@ -86,7 +94,8 @@ class Worker:
     """Works for one agent until it is stopped. `lease` is in seconds, `concurrency` the handlers at a time.
 
     `on_incident` is told of everything that went wrong and was dealt with, as one line of text; `on_settled` of
-    each delivery that was settled.
+    each delivery that was settled. What a handler raises is logged with its traceback, as an error of the logger
+    `taskbus.worker`. `advice` is what to do when the server is away; without it, the error's own advice is told.
     """
 
     def __init__(
@@ -110,7 +119,10 @@ class Worker:
         self._stopping = False
         self._waiting: anyio.CancelScope | None = None
         self._until_idle = False
+        self._away = False
+        self._told_holders = False
         self.settled = 0
+        self.advice: str | None = None
 
     def stop(self) -> None:
         """Take no more; what is being worked on is finished and settled."""
@@ -136,23 +148,28 @@ class Worker:
                     slots.release()
                     continue
                 for delivery in taken.deliveries:
+                    self._told_holders = False
                     taken_in_all += 1
                     handlers.start_soon(self._hold, delivery, slots)
                 if not taken.deliveries:
                     slots.release()
                     if taken.missing:
                         continue
-                    if until_idle and slots.value == self._concurrency and taken.lapse is None:
+                    at_rest = until_idle and slots.value == self._concurrency
+                    if at_rest and taken.lapse is None:
                         return
-                    await self._wait(taken)
+                    await self._wait(taken, at_rest=at_rest)
 
     async def _take(self) -> Taken | None:
         try:
             taken = await self._inbox.take()
         except (Unavailable, TimedOut) as error:
-            self._report(f"{error.message} Trying again.")
+            self._tell_away(error)
             await self._pause(1.0)
             return None
+        if self._away:
+            self._away = False
+            self._report("The server is back.")
         for position in taken.missing:
             self._report(
                 f"{self._agent} was to get {position}, and taskbus wrote nothing there: the log was emptied, trimmed, "
@@ -160,15 +177,37 @@ class Worker:
             )
         return taken
 
-    async def _wait(self, taken: Taken) -> None:
-        bound = _IDLE if taken.lapse is None else min(_IDLE, max(taken.lapse, 0.01))
+    def _tell_away(self, error: TaskbusError) -> None:
+        """Say that the server is away: once, until it is back."""
+        if not self._away:
+            self._away = True
+            advice = self.advice or error.advice
+            self._report(f"{error.message} Trying again." + (f" {advice}" if advice else ""))
+
+    async def _wait(self, taken: Taken, *, at_rest: bool) -> None:
+        """Wait for something new or the next lease to lapse; at rest, look before that whether it is done with."""
+        longest = _LOOK if at_rest else _IDLE
+        bound = longest if taken.lapse is None else min(longest, max(taken.lapse, 0.01))
         with anyio.CancelScope() as self._waiting:
             try:
+                if at_rest and not self._told_holders:
+                    await self._tell_holders()
                 await self._inbox.wait(bound)
             except (Unavailable, TimedOut) as error:
-                self._report(f"{error.message} Trying again.")
+                self._tell_away(error)
                 await anyio.sleep(1.0)
         self._waiting = None
+
+    async def _tell_holders(self) -> None:
+        """Say which workers hold what is left."""
+        held = await self._bus.connection.hash(self._bus.keys.held(self._agent))
+        holders = [value.partition(" ")[2] for value in held.values()]
+        if holders:
+            self._told_holders = True
+            names = " and ".join(sorted(set(holders)))
+            one = len(holders) == 1
+            left = "1 delivery" if one else f"{len(holders)} deliveries"
+            self._report(f"Waiting for {left} that {names} {'holds' if len(set(holders)) == 1 else 'hold'}.")
 
     async def _pause(self, seconds: float) -> None:
         with anyio.CancelScope() as self._waiting:
@@ -247,6 +286,7 @@ class Worker:
             self._report(f"The handler of {self._agent} failed on {delivery.entry.type} {delivery.entry.id}: {error!r}")
             if self._is_lost(work, error) or isinstance(error, (Unavailable, TimedOut)):
                 return None
+            _LOG.exception("The handler of %s failed on %s %s", self._agent, delivery.entry.type, delivery.entry.id)
             failed = self._failed(work, error)
             # What is no work of its own comes again a few times: whatever it needs may be there by then.
             return failed if failed or delivery.times >= _TIMES else None
@@ -286,8 +326,22 @@ def _ignore(_incident: str) -> None:
 def _listed(returned: Returned) -> list[Outcome | AnyEnvelope | Document]:
     if returned is None:
         return []
-    items = [returned] if isinstance(returned, Outcome | Payload) else returned
-    return [Outcome(item) if isinstance(item, Payload) else item for item in items]
+    if isinstance(returned, Outcome | Payload):
+        returned = [returned]
+    # What a handler returns is the user's: its annotation is no promise.
+    found = cast("object", returned)
+    if not isinstance(found, Sequence) or isinstance(found, str | bytes):
+        raise _wrong(type(found).__name__)
+    items = cast("Sequence[object]", found)
+    if strangers := [each for each in items if not isinstance(each, Outcome | Payload | Envelope | Document)]:
+        raise _wrong(f"{type(items).__name__} with {type(strangers[0]).__name__} in it")
+    return [Outcome(item) if isinstance(item, Payload) else item for item in returned]
+
+
+def _wrong(returned: str) -> UsageError:
+    return UsageError(
+        f"the handler returned {returned}; expected a payload such as Completion, an Outcome, a list of them, or None"
+    )
 
 
 def _failure(error: Exception) -> Completion:

@@ -482,3 +482,11 @@ def test_quoted_json_with_a_raw_line_end() -> None:
     found = find(text, defaults=KNOWN)
     assert found.envelope.payload.result.artifacts[0].path == "a.py"
     assert "took away the > in front of each line" in found.repairs
+
+
+@pytest.mark.parametrize("text", ['log\n{"status": "success"}', 'log\n{"question": "which?"}'])
+def test_a_status_alone_is_no_envelope_where_no_outcome_is_expected(text: str) -> None:
+    """Any text may hold an object with a status; only a worker knows that it is its agent's."""
+    with pytest.raises(InvalidEnvelope, match="no envelope"):
+        find(text, defaults=KNOWN)
+    assert find(text, defaults=KNOWN, outcome=True).in_short

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 
 import anyio
@@ -10,6 +11,7 @@ import pytest
 from taskbus.client import Bus
 from taskbus.connection import Connection
 from taskbus.envelope import (
+    Acknowledgment,
     Answer,
     Cancellation,
     Completion,
@@ -548,3 +550,90 @@ async def test_sub_tasks_say_which_tree_they_belong_to(bus):
     await bus.worker("@kilo", handler).run(until_idle=True)
     last = (await bus.log.latest(1))[0]
     assert (last.root, last.envelope.context.correlation_id) == (root.task, root.task)
+
+
+@pytest.mark.parametrize(
+    ("returned", "named"),
+    [("hello", "str"), (7, "int"), ({"status": "success"}, "dict"), ([DONE, "x"], "list with str in it")],
+)
+async def test_a_wrong_return_is_named_with_what_was_expected(bus, returned, named):
+    """The author of a handler reads in the failure what a handler may return."""
+
+    async def handler(_work):
+        return returned
+
+    envelope = await delegated(bus)
+    await bus.worker("@kilo", handler).run(until_idle=True)
+    assert (await bus.task(envelope.task)).state == "failed"
+    assert (await bus.log.latest(1))[0].envelope.payload.error_details.message == (
+        f"the handler returned {named}; expected a payload such as Completion, an Outcome, a list of them, or None"
+    )
+
+
+async def test_what_a_handler_raises_is_logged_with_its_traceback(bus, caplog, capfd):
+    """The line of the incident says what; the log says where. Nothing is printed."""
+
+    async def handler(_work):
+        raise ValueError("no idea")
+
+    await delegated(bus)
+    await bus.worker("@kilo", handler).run(until_idle=True)
+    (record,) = [each for each in caplog.records if each.name == "taskbus.worker"]
+    assert record.levelname == "ERROR"
+    assert record.exc_info[0] is ValueError
+    assert capfd.readouterr() == ("", "")
+
+
+async def test_a_program_without_logging_prints_nothing():
+    """Python prints errors that nobody listens to; a library's are not its to print."""
+    program = "import logging, taskbus.worker; logging.getLogger('taskbus.worker').error('x')"
+    done = await anyio.run_process([sys.executable, "-c", program])
+    assert (done.stdout, done.stderr) == (b"", b"")
+
+
+async def test_a_worker_that_waits_for_another_says_so_and_ends_soon_after_it(bus):
+    """It does not sit out the lease of a delivery that was settled long ago."""
+    envelope = await delegated(bus)
+    other = bus.inbox("@kilo", consumer="worker-other", lease=600)
+    (delivery,) = (await other.take()).deliveries
+    incidents = Incidents()
+    with anyio.fail_after(30):
+        async with anyio.create_task_group() as group:
+            worker = bus.worker("@kilo", lambda _work: None, on_incident=incidents)
+            group.start_soon(partial(worker.run, until_idle=True))
+            await incidents.until("Waiting for 1 delivery that worker-other holds.")
+            await anyio.sleep(1.2)
+            await bus.publish(
+                compose(Acknowledgment(accepted=True), sender="@kilo", recipient="@boss", task=envelope.task),
+                token=delivery.token,
+            )
+            await other.settle(delivery, [mine_outcome(envelope.task)])
+    assert len(incidents) == 1
+
+
+async def test_an_outage_is_told_once_and_so_is_its_end(namespace):
+    """However long the server is away, it is one line with what to do, and one when it is back."""
+    incidents = Incidents()
+
+    async def handler(_work):
+        return DONE
+
+    with running(bundled_binary()) as server:
+        async with Connection.open(server.url, timeout=0.3) as connection:
+            worker = Bus(connection, namespace).worker("@kilo", handler, on_incident=incidents)
+            worker.advice = "`bus up` starts it."
+            again = None
+            with anyio.fail_after(60):
+                async with anyio.create_task_group() as group:
+                    group.start_soon(worker.run)
+                    await anyio.sleep(0.1)
+                    end(server)
+                    await incidents.until("Trying again")
+                    await anyio.sleep(2.5)
+                    again = await anyio.to_thread.run_sync(start, bundled_binary(), server.folder)
+                    await incidents.until("The server is back.")
+                    worker.stop()
+        end(again)
+    away, back = incidents
+    assert away.endswith(" Trying again. `bus up` starts it.")
+    assert back == "The server is back."

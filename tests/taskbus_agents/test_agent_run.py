@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from contextlib import contextmanager
 
@@ -81,20 +82,74 @@ def test_people_read_one_line_per_delivery_on_stderr(run_bus, delegate):
     script = f"""[ "$BUS_TASK" = a ] && {OK} || {{ printf 'bad \\033[31m\\n' >&2; exit 2; }}"""
     done = run_bus("agent", "run", "@kilo", "--limit", "2", "--", "sh", "-c", script)
     assert (done.code, done.stdout) == (0, "")
-    start, first, second = done.stderr.splitlines()
+    start, begun, first, again, second, last = done.stderr.splitlines()
     assert start.startswith("@kilo works for ")
+    assert begun.endswith("a  delegation → started")
+    assert again.endswith("b  delegation → started")
+    assert last == "2 deliveries, 1 succeeded, 1 failed."
     assert "a  delegation → completion success" in first
     assert "b  delegation → completion failure" in second
     assert "The agent ended with exit code 2." in second
     assert "\x1b" not in done.stderr
 
 
-def test_what_asks_for_nothing_is_noted(run_bus):
+def test_what_asks_for_nothing_is_read(run_bus):
     """A message that only informs is read, and told as that."""
     run_bus("delegate", "@codex", "part", "--task", "p", "--as", "@kilo")
     run_bus("ack", "p", "--as", "@codex")
     done = run_bus("agent", "run", "kilo", "--once", "--", "false")
-    assert "p  acknowledgment → noted" in done.stderr
+    assert "p  acknowledgment → read, nothing to do" in done.stderr
+    assert done.stderr.endswith("\n1 delivery, 0 succeeded, 0 failed, 1 read.\n")
+
+
+@pytest.mark.parametrize(
+    ("script", "line", "count"),
+    [
+        ("""printf '{"question": "which?"}'""", "→ question", "1 asked"),
+        ('bus complete "$BUS_TASK" --status success', "→ completed by itself", "1 succeeded"),
+        ('bus escalate "$BUS_TASK" "stuck" --level 2 --category execution', "→ escalated by itself", "1 escalated"),
+    ],
+)
+def test_every_outcome_has_a_name(run_bus, delegate, script, line, count):
+    """A question, and what the agent published itself, are told as what they are."""
+    delegate()
+    command = script.replace("bus ", f"{sys.executable} -m taskbus ", 1) if script.startswith("bus ") else script
+    done = run_bus("agent", "run", "kilo", "--once", "--", "sh", "-c", f"{command} || cat >&2")
+    assert line in done.stderr
+    assert count in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(("script", "code"), [(OK, 0), ("exit 3", 1)])
+def test_strict_ends_with_1_when_a_delivery_failed(run_bus, delegate, script, code):
+    """A script that runs a worker may ask for an exit code that it can go by; without it, failing is no error."""
+    delegate("a")
+    delegate("b")
+    words = ("--once", "--", "sh", "-c", script)
+    assert run_bus("agent", "run", "kilo", *words).code == 0
+    assert run_bus("agent", "run", "kilo", "--strict", *words).code == code
+
+
+def test_verbose_shows_what_the_agent_complains_of(run_bus, delegate):
+    """As it comes, behind the name of its task; without it stderr stays in the folder."""
+    delegate("a")
+    delegate("b")
+    words = ("--once", "--", "sh", "-c", f"printf 'one\\ntwo' >&2; {OK}")
+    assert "one" not in run_bus("agent", "run", "kilo", *words).stderr
+    lines = run_bus("agent", "run", "kilo", "--verbose", *words).stderr.splitlines()
+    assert [line for line in lines if line.startswith("b |")] == ["b | one", "b | two"]
+
+
+def test_the_example_of_the_help_asks_and_then_completes(run_bus, delegate, state):
+    """The lines that stand in the help are an agent as they stand."""
+    text = run_bus("agent", "run", "--help").stdout
+    script = text[text.index("talk=$(cat)") : text.index("esac") + 4]
+    delegate()
+    words = ("agent", "run", "kilo", "--until-idle", "--", "sh", "-c", script)
+    assert run_bus(*words).code == 0
+    assert state() == "input-required"
+    assert run_bus("answer", "t", "blue").code == 0
+    run_bus(*words)
+    assert state() == "completed"
 
 
 @pytest.mark.parametrize(
@@ -118,14 +173,26 @@ def test_what_cannot_be_meant_is_refused_before_anything_runs(run_bus, words, sa
     assert "Traceback" not in done.stderr
 
 
-def test_a_script_beside_the_user_is_pointed_out(run_bus, delegate):
-    """Each delivery has a folder of its own, in which `agent.py` is not; that is said before it fails."""
-    (run_bus.folder / "agent.sh").write_text("true")
-    done = run_bus("agent", "run", "kilo", "--until-idle", "--", "sh", "agent.sh")
-    assert "'agent.sh' is a file here" in done.stderr
-    assert "--cwd ." in done.stderr
-    done = run_bus("agent", "run", "kilo", "--until-idle", "--cwd", ".", "--", "sh", "agent.sh")
-    assert "is a file here" not in done.stderr
+@pytest.mark.parametrize("words", [["sh", "agent.sh"], ["sh", "./agent.sh"], ["sh", "-c", ":", "--file=agent.sh"]])
+def test_a_file_beside_the_user_is_refused_before_anything_is_taken(run_bus, delegate, state, words):
+    """Each delivery has a folder of its own, in which `agent.sh` is not: it would fail them all, one by one."""
+    delegate()
+    (run_bus.folder / "agent.sh").write_text(OK)
+    done = run_bus("agent", "run", "kilo", "--until-idle", "--", *words)
+    assert done.code == 2
+    assert "is a file here" in done.stderr
+    assert f"{run_bus.folder}/agent.sh, or use --cwd ." in done.stderr
+    assert state() == "submitted"
+
+
+@pytest.mark.parametrize("words", [["--cwd", ".", "--", "sh", "agent.sh"], ["--", "sh", "{folder}/agent.sh"]])
+def test_a_file_that_the_agent_finds_is_run(run_bus, delegate, state, words):
+    """With the folder of the user, or under its full path, it is where the command looks."""
+    delegate()
+    (run_bus.folder / "agent.sh").write_text(OK)
+    done = run_bus("agent", "run", "kilo", "--until-idle", *[word.format(folder=run_bus.folder) for word in words])
+    assert done.code == 0
+    assert state() == "completed"
 
 
 def test_a_program_beside_the_user_is_found_from_any_folder(run_bus, delegate):
@@ -211,7 +278,16 @@ def test_without_a_server_the_exit_code_says_so(run_bus, tmp_path):
 def test_its_help_says_what_a_subprocess_finds(run_bus):
     """The contract of a subprocess stands where its author looks first."""
     text = run_bus("agent", "run", "--help").stdout
-    for word in ("BUS_TASK", "BUS_TOKEN", "completion.json", "stdin", "--until-idle"):
+    for word in (
+        "BUS_TASK",
+        "BUS_TOKEN",
+        "completion.json",
+        "stdin",
+        "--until-idle",
+        "BUS_PREVIOUS",
+        "--strict",
+        "stdout.log",
+    ):
         assert word in text
 
 

@@ -117,6 +117,55 @@ def test_the_shorthand_is_found_in_free_text_too():
     assert (found.envelope.sender, found.envelope.recipient, found.envelope.task) == (AGENT, DELEGATOR, TASK)
 
 
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        ('log\n{"status":"success","description":"d"}', "success"),
+        ('Done:\n```json\n{"status":"success","description":"d"}\n```\nBye.', "success"),
+        ('{"status":"success"}\nmore text', "success"),
+        ('log\n{"status":"success"}', "success"),
+        ('{"level":"info"}\n{"status":"failure","description":"no"}\n', "failure"),
+        ('{"status":"success"}\n{"status":"failure","description":"after all"}', "failure"),
+        ('{"status":"success","outputs":["a"]}\n{"status":"failure"}', "failure"),
+        ('{"status":"failure"}\n{"status":"success","code":200,"url":"/x"}\n{"status":"ok"}', "failure"),
+        ('{"status":"partial"}\n{"tool":{"status":"success"}}', "partial"),
+    ],
+)
+def test_a_short_completion_is_known_by_its_status_alone(words, status):
+    """The last one in the output counts; what tools report of themselves is none."""
+    found = settled(words.encode())
+    assert found.envelope.payload.result.status == status
+    assert found.envelope.payload.termination_reason is None
+    assert found.source == words.encode()
+    assert found.envelope.context.causation_id is not None
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("nothing", 'the shorthand {"status": "success"}'),
+        ('{"event": 1}\n{"event": 2}', 'the shorthand {"status": "success"}'),
+        ('log\n{"status": "success", "code": 200}', 'found an outcome in short with "code"'),
+        ('draft {"status": "success"}\n{"status": "failure", "description": "it is', "line 2"),
+        ('log {"status": "success", "description": 5}', "description"),
+        ('log {"question": ""}', "no envelope"),
+    ],
+)
+def test_what_is_almost_a_short_outcome_is_not_guessed(words, said):
+    """The failure says what keeps it from being one."""
+    assert said in failed(settled(words.encode()), "invalid-completion").message
+
+
+@pytest.mark.parametrize("around", ["%s", "I wonder.\n%s\n", "```json\n%s\n```"])
+def test_a_question_in_short_is_an_outcome(around):
+    """An agent asks in one line; it goes to the delegator."""
+    words = around % '{"question": "which?", "blocks": ["the logo"]}'
+    found = settled(words.encode())
+    assert found.envelope.payload == Question(question="which?", blocks=("the logo",))
+    assert (found.envelope.sender, found.envelope.recipient, found.envelope.task) == (AGENT, DELEGATOR, TASK)
+    codec.read(found.body)
+
+
 def test_bytes_that_are_no_text_do_not_hide_an_envelope():
     """A terminal's leavings before the envelope are no reason to lose it."""
     found = settled(b"\xff\xfe\x00 progress\n" + codec.encode(codec.read(written(DONE)).envelope, codec.XML))

@@ -81,7 +81,7 @@ class Place:
     @property
     def folder(self) -> Path:
         """Where the folders of the deliveries are."""
-        return self.settings.home / "work"
+        return self.settings.home / "runs"
 
 
 @pytest.fixture
@@ -217,6 +217,83 @@ async def test_one_folder_for_all_does_not_take_an_old_completion_for_a_new_one(
     assert (await place.bus.task(TASK)).state == "completed"
 
 
+async def test_what_an_agent_printed_is_kept_where_the_failure_says(place):
+    """Whoever looks for why it failed finds all of it, and its last lines in the message."""
+    await place.delegate()
+    await place.serve("echo first; echo last; echo oops >&2; echo more > mine; exit 2")
+    folder = place.folder / TASK / "1"
+    message = (await place.failure("exit-code")).message
+    assert message == f"The agent ended with exit code 2. What it printed is in {folder}.\noops"
+    assert (folder / "stdout.log").read_text() == "first\nlast\n"
+    assert (folder / "stderr.log").read_text() == "oops\n"
+
+
+async def test_the_last_lines_of_stdout_are_quoted_where_stderr_is_empty(place):
+    """Many agents complain on stdout."""
+    await place.delegate()
+    await place.serve("seq 20")
+    assert (await place.failure("invalid-completion")).message.endswith("\n16\n17\n18\n19\n20")
+
+
+async def test_logs_do_not_litter_the_users_folder(place, tmp_path):
+    """With --cwd they stand where the folder of the delivery would be."""
+    project = tmp_path / "project"
+    project.mkdir()
+    await place.delegate()
+    await place.serve("echo what; exit 1", cwd=project)
+    assert list(project.iterdir()) == []
+    assert str(place.folder / TASK / "1") in (await place.failure("exit-code")).message
+    assert (place.folder / TASK / "1" / "stdout.log").read_text() == "what\n"
+
+
+async def test_a_log_of_the_agents_own_is_left_alone(place):
+    """Its `stdout.log` is its work, or evidence of it."""
+    await place.delegate()
+    await place.serve("echo mine > stdout.log; echo other; exit 1")
+    assert (place.folder / TASK / "1" / "stdout.log").read_text() == "mine\n"
+
+
+async def test_the_next_attempt_knows_the_folder_of_the_one_before(place, monkeypatch):
+    """A rejected result can be improved instead of made anew; another worker's variable is not inherited."""
+    monkeypatch.setenv("BUS_PREVIOUS", "/elsewhere")
+    seen = place.settings.home / "seen"
+    script = f'echo "$BUS_PREVIOUS" >> {seen}; echo x > left; {OK}'
+    await place.delegate()
+    await place.serve(script)
+    for _ in range(2):
+        await place.say(Verdict(decision="rejected", comment="again"))
+        await place.serve(script)
+    assert seen.read_text().splitlines() == ["", str(place.folder / TASK / "1"), str(place.folder / TASK / "2")]
+
+
+NAMED = """mkdir -p out; printf abc > out/a.txt
+    printf 'log\n{"status": "success", "outputs": ["out/a.txt", "gone.txt", "https://example.org/x", "out"]}'"""
+ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+async def test_outputs_are_published_with_what_can_be_checked(place):
+    """Under the full path, since nobody knows the folder; one that is not there is a warning and no failure."""
+    await place.delegate()
+    await place.serve(NAMED)
+    (completion,) = await place.said("completion")
+    folder = place.folder / TASK / "1"
+    assert completion.result.artifacts == (
+        Artifact(path=str(folder / "out/a.txt"), sha256=ABC, size=3),
+        Artifact(path="gone.txt"),
+        Artifact(path="https://example.org/x"),
+        Artifact(path=str(folder / "out")),
+    )
+    assert place.incidents == [f"Task {TASK}: gone.txt is named as an output, and is not in {folder}."]
+
+
+async def test_outputs_in_the_users_folder_keep_their_paths(place, tmp_path):
+    """With --cwd a relative path says where the file is to everybody who stands there."""
+    await place.delegate()
+    await place.serve(NAMED, cwd=tmp_path)
+    (completion,) = await place.said("completion")
+    assert completion.result.artifacts[0] == Artifact(path="out/a.txt", sha256=ABC, size=3)
+
+
 async def test_folders_may_be_made_elsewhere(place, tmp_path):
     """--workdir-root, for a disk with more room."""
     await place.delegate()
@@ -299,7 +376,7 @@ async def test_messages_that_ask_for_no_work_are_noted(place):
 @pytest.mark.parametrize(
     ("script", "reason", "said"),
     [
-        ("echo half way >&2; exit 4", "exit-code", "exit code 4.\nhalf way"),
+        ("echo half way >&2; exit 4", "exit-code", "/task-1/1.\nhalf way"),
         (f"{OK}; exit 4", "exit-code", "although it wrote a completion"),
         ("echo I am done", "invalid-completion", "no envelope"),
         ("true", "no-completion", "stdout is empty"),

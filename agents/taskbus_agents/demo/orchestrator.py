@@ -168,4 +168,4 @@ class Orchestrator:
             fits = not isinstance(payload, Completion) or payload.result.status == status
             if isinstance(payload, kind) and fits:
                 return envelope
-            raise TaskbusError(f"Task {task} came to a {envelope.type} that the story does not have: {payload}")
+            raise TaskbusError(f"Task {task} came to {envelope.type}, which the story does not have: {payload}")

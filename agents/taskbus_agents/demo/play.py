@@ -9,11 +9,14 @@ from __future__ import annotations
 import json
 import math
 import shlex
+import shutil
 import signal
+import sys
 import tarfile
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import anyio
@@ -229,6 +232,8 @@ def farewell(narrator: Narrator, summary: Summary) -> None:
 def _ways(summary: Summary) -> list[str]:
     """The commands with which the user's shell sees this bus, whatever it is set to now."""
     ways = [f"export BUS_HOME={shlex.quote(summary.home)}"]
+    if shutil.which("bus") is None:
+        ways.append(f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"')
     settings = Settings.load(home=summary.home)
     if settings.file is not None:
         ways.append(f"cd {shlex.quote(summary.folder)}")

@@ -119,7 +119,7 @@ def down(*, settings: Settings, as_json: bool) -> None:
     \b
     Examples:
       bus down
-      bus down --home ~/work/.bus
+      bus down --home ~/projects/.bus
     """
     from taskbus import server
 

@@ -23,7 +23,7 @@ import msgspec
 from taskbus import codec, json, shape, shorthand
 from taskbus.envelope import MAX_BYTES, AnyEnvelope, Context
 from taskbus.errors import InvalidEnvelope, Problem, UsageError
-from taskbus.findings import Misread, Repeated
+from taskbus.findings import Misread, Repeated, printable
 from taskbus.lenient import markup
 from taskbus.lenient.excerpts import Excerpt, Text
 from taskbus.lenient.mending import Mending
@@ -59,14 +59,19 @@ class Found:
     content_type: str
     source: str
     repairs: tuple[str, ...]
+    in_short: bool = False
+    """Whether it was the handoff shorthand, whose envelope is made of what the caller knows."""
 
 
-def find(text: str, *, defaults: Mapping[str, object] | None = None) -> Found:
+def find(text: str, *, defaults: Mapping[str, object] | None = None, outcome: bool = False) -> Found:
     """Find the envelope in a model's output: an `<agent-message>` block, JSON, or the handoff shorthand.
 
     `defaults` are what the caller knows (`sender`, `recipient`, `task_id`, `timestamp`, the last as a
     datetime or as the format writes it); each stands in only where the model wrote nothing. What the model
     wrote is never overridden: whether it agrees with what is known is for the caller to check.
+
+    With `outcome`, the text is all that somebody wrote who was given a task: then an object that has a `status` of
+    the handoff shorthand, or a `question`, and nothing that such a document cannot have, is one of its messages.
 
     Of several messages the last one counts: a model writes progress before the outcome, and drafts before the
     final word. Messages that name the `sender` and the `task_id` of the defaults go before others, which the
@@ -83,10 +88,24 @@ def find(text: str, *, defaults: Mapping[str, object] | None = None) -> Found:
     known = _checked(defaults)
     if len(text) > MAX_TEXT:
         raise InvalidEnvelope([Problem("text", f"{len(text)} characters", f"at most {MAX_TEXT}")])
-    excerpts = Text(text).excerpts()
+    searched = Text(text, outcome=outcome)
+    excerpts = searched.excerpts()
     if not excerpts:
-        raise InvalidEnvelope([Problem("text", "no envelope", "an <agent-message> block or a JSON envelope")])
+        raise InvalidEnvelope([_nothing(searched.near, outcome=outcome)])
     return _with_passed_over(excerpts, *_last_word(text, excerpts, known))
+
+
+def _nothing(near: Excerpt | None, *, outcome: bool) -> Problem:
+    """The problem of a text in which nothing was found."""
+    if near is not None and near.reading is not None:
+        others = printable(", ".join(f'"{name}"' for name in near.reading.strange), 100)
+        return Problem(
+            f"line {near.line}", f"an outcome in short with {others}", "one without it (nothing is left out)"
+        )
+    if outcome:
+        short = 'the shorthand {"status": "success"} or {"question": "…"}'
+        return Problem("text", "no envelope", f"an <agent-message> block, a JSON envelope, or {short}")
+    return Problem("text", "no envelope", "an <agent-message> block or a JSON envelope")
 
 
 def _checked(defaults: Mapping[str, object] | None) -> dict[str, object]:
@@ -146,6 +165,7 @@ def _read(text: str, excerpt: Excerpt, known: Mapping[str, object]) -> Found:
 
 def _mended(excerpt: Excerpt, source: str, document: bytes, known: Mapping[str, object], where: str) -> Found:
     reading = excerpt.reading
+    in_short = False
     if reading is None:
         if excerpt.text.startswith("<!"):
             problem = Problem(f"line {excerpt.line}", "a DOCTYPE", "<agent-message> alone, without entities")
@@ -157,11 +177,12 @@ def _mended(excerpt: Excerpt, source: str, document: bytes, known: Mapping[str, 
         plain, repairs = _plain_json(reading, excerpt.line, where), list(reading.repairs)
         envelope, more = _envelope(plain, "json", document, known, where)
         content_type = codec.JSON
+        in_short = _is_short(plain)
     strict = codec.encode(envelope, content_type)
     # The promise of this module: what comes out is valid for the strict reader.
     again = codec.read(strict, source=where).envelope
     mended = (*excerpt.repairs, *repairs, *more) or ("wrote the document anew",)
-    return Found(again, strict, content_type, source, mended)
+    return Found(again, strict, content_type, source, mended, in_short)
 
 
 def _plain_json(reading: Reading, line: int, where: str) -> object:
@@ -174,34 +195,45 @@ def _plain_json(reading: Reading, line: int, where: str) -> object:
 def _envelope(
     plain: object, form: Form, document: bytes, known: Mapping[str, object], where: str
 ) -> tuple[AnyEnvelope, list[str]]:
-    keys = {canonical(name) for name in _members(plain)}
-    if form == "json" and "type" not in keys and "payload" not in keys:
-        return _short(plain, document, known, where, delegation="targetagent" in keys)
+    if form == "json" and _is_short(plain):
+        return _short(plain, document, known, where)
     mending = Mending(form)
     mended = mending.document(plain, shape.envelope())
     notes = [*mending.repairs, *_filled(mended, known)]
     return envelope_from(mended, form=form, document=document, source=where, known=mending.found), notes
 
 
-def _short(
-    plain: object, document: bytes, known: Mapping[str, object], where: str, *, delegation: bool
-) -> tuple[AnyEnvelope, list[str]]:
+def _is_short(plain: object) -> bool:
+    keys = {canonical(name) for name in _members(plain)}
+    return "type" not in keys and "payload" not in keys
+
+
+def _kind(plain: object) -> type[shorthand.Handoff | shorthand.Handback | shorthand.Ask]:
+    keys = {canonical(name) for name in _members(plain)}
+    if "targetagent" in keys:
+        return shorthand.Handoff
+    is_question = "question" in keys and keys <= {canonical(name) for name in shorthand.Ask.__struct_fields__}
+    return shorthand.Ask if is_question else shorthand.Handback
+
+
+def _short(plain: object, document: bytes, known: Mapping[str, object], where: str) -> tuple[AnyEnvelope, list[str]]:
     """Read the handoff shorthand; what its envelope needs besides comes from the caller."""
     mending = Mending("json")
-    kind = shorthand.Handoff if delegation else shorthand.Handback
+    kind = _kind(plain)
     record = shape.record(kind)
     mended = mending.document(plain, record)
     if mending.found:
         convert(mended, kind, record, source=where, known=mending.found)
     data = standard_json.dumps(mended, default=_written).encode()
     head: dict[str, object] = {"context": {}}
-    if delegation:
+    if kind is shorthand.Handoff:
         short = shorthand.read_delegation(data, source=where)
         head |= {"recipient": short.recipient, "type": "delegation", "priority": short.priority}
         head["context"] = {"parent_task": short.parent_task, "deadline": short.deadline}
     else:
-        short = shorthand.read_completion(data, source=where)
-        head |= {"type": "completion", "usage": short.usage}
+        read = shorthand.read_question if kind is shorthand.Ask else shorthand.read_completion
+        short = read(data, source=where)
+        head |= {"type": short.payload.TYPE, "usage": short.usage}
     full = msgspec.to_builtins({**head, "payload": short.payload})
     notes = [*mending.repairs, "read the handoff shorthand", *_filled(full, known)]
     return envelope_from(full, form="json", document=document, source=where), notes

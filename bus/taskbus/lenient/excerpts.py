@@ -55,6 +55,11 @@ _BROKEN = re.compile(
     r"(?:sender|recipient|target[-_]?agent|verification[-_]?result|next[-_]?steps)[\"'”]?\s*+:\s*+[\"'“]",
     re.IGNORECASE,
 )
+_SHORT_TELLTALE = re.compile(rf"{_TELLTALE.pattern}|status|question", re.IGNORECASE)
+_BROKEN_SHORT = re.compile(
+    r"""\{\s*+["']?(?:status["']?\s*+:\s*+["'](?:success|partial|failure)\b|question["']?\s*+:\s*+["'])""",
+    re.IGNORECASE,
+)
 _RESUME = re.compile(r"^([ \t>]*+)(?:```|~~~|\{|<)", re.MULTILINE)
 _FRAME = re.compile(r"^[ \t>│┃|+]+|[ \t]*[│┃|][ \t]*$", re.MULTILINE)
 _LONGEST_MARKS: Final = 200
@@ -79,16 +84,22 @@ class Excerpt:
 
 
 class Text:
-    """A model's output without its colour codes, in which excerpts are looked for."""
+    """A model's output without its colour codes, in which excerpts are looked for.
 
-    def __init__(self, original: str) -> None:
+    With `outcome`, an object with nothing but a completion or a question in short is one of them. `near` is the
+    last object that only its other keys keep from that.
+    """
+
+    def __init__(self, original: str, *, outcome: bool = False) -> None:
+        self.near: Excerpt | None = None
+        self._outcome = outcome
         codes = [each.span() for each in _CODE.finditer(original)]
         lengths = list(accumulate(end - start for start, end in codes))
         self._codes = [start - before for (start, _), before in zip(codes, [0, *lengths], strict=False)]
         self._lengths = [0, *lengths]
         self.plain = _CODE.sub("", original) if codes else original
         self._fences = _starts(_FENCE.finditer(self.plain))
-        self._telltales = _starts(_TELLTALE.finditer(self.plain))
+        self._telltales = _starts((_SHORT_TELLTALE if outcome else _TELLTALE).finditer(self.plain))
         self._doctypes = _starts(_DOCTYPE.finditer(self.plain))
         self._openings = _starts(_OPENING.finditer(self.plain))
         self._escaped_ends = [each.end() for each in _ESCAPED_CLOSING.finditer(self.plain)]
@@ -113,6 +124,7 @@ class Text:
                     at = end.end() if end is not None else len(self.plain)
                 case "thought":
                     found.clear()
+                    self.near = None
                 case "json":
                     excerpt = self._object(start.start())
                 case "escaped":
@@ -175,11 +187,14 @@ class Text:
         if reading.problem is not None:
             if reading.too_deep:
                 self._no_json_before = reading.end
-            if _BROKEN.search(text, start, reading.end) is None:
+            if _BROKEN.search(text, start, reading.end) is None and not self._breaks_off(text, start, reading):
                 return None
             return Excerpt(start, self._resumed(start, reading.end), 0, "", (), reading)
         if (inner := reading.envelope) is None:
             self._no_json_before = reading.end
+            if reading.strange:
+                line = self.plain.count("\n", 0, start) + 1
+                self.near = Excerpt(start, reading.end, line, text[start : reading.end], (), reading)
             return None
         if inner != start:
             reading = self._read(text, inner)
@@ -191,8 +206,13 @@ class Text:
         """The text with blanks for what frames its lines, so that everything keeps its place."""
         return _FRAME.sub(lambda found: " " * len(found[0]), self.plain)
 
+    def _breaks_off(self, text: str, start: int, reading: notation.Reading) -> bool:
+        """Whether an outcome in short begins here and the text ends within it."""
+        ends = reading.problem is not None and reading.problem[0].startswith("the end of the text")
+        return self._outcome and ends and _BROKEN_SHORT.match(text, start) is not None
+
     def _read(self, text: str, start: int) -> notation.Reading:
-        reading = notation.read(text, start)
+        reading = notation.read(text, start, outcome=self._outcome)
         self._work -= reading.work
         if self._work < 0:
             raise InvalidEnvelope([Problem("text", "too many objects that do not end", "one envelope")])

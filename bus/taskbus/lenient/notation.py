@@ -12,9 +12,10 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Final
 
-from taskbus import shape
+from taskbus import shape, shorthand
 from taskbus.envelope import MAX_BYTES
 from taskbus.findings import printable
 from taskbus.lenient import spelling
@@ -22,6 +23,8 @@ from taskbus.lenient.spelling import canonical
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from msgspec import Struct
 
 MAX_DEPTH: Final = 32
 """How many brackets may stand within each other; an envelope has at most five."""
@@ -46,6 +49,7 @@ _SHORT: Final[Mapping[str, str]] = {"\n": "\\n", "\r": "\\r", "\t": "\\t", '"': 
 _WORDS: Final[Mapping[str, str]] = {"True": "true", "False": "false", "None": "null", "undefined": "null"}
 _HEAD: Final = frozenset({"sender", "recipient", "context", "header"})
 _HANDBACK: Final = frozenset({"outputs", "verificationresult", "nextsteps"})
+_SHORT_STATUS: Final = frozenset({"success", "partial", "failure"})
 _HANDOFF: Final = frozenset({"context", "goal", "tasktype"})
 _VALUES: Final = frozenset({"}", "]", "string", "number", "word"})
 """What the last token of a value may be."""
@@ -56,9 +60,10 @@ _CLOSERS: Final[Mapping[str, str]] = {"{": "}", "[": "]"}
 class Reading:
     """An object found in a text: where it ends, the JSON that it means, and what was mended.
 
-    `envelope` is where the outermost object in it begins that has the keys of an envelope. Where the object
-    cannot be read, `problem` says what was found and what was expected at `end`; `too_deep`: it was the
-    depth. `work` is what the reading took, in tokens.
+    `envelope` is where the outermost object in it begins that has the keys of an envelope; `strange` are the keys
+    of an object that would be an outcome in short without them. Where the object cannot be read, `problem` says
+    what was found and what was expected at `end`; `too_deep`: it was the depth. `work` is what the reading took,
+    in tokens.
     """
 
     end: int
@@ -68,11 +73,15 @@ class Reading:
     problem: tuple[str, str] | None
     work: int
     too_deep: bool = False
+    strange: tuple[str, ...] = ()
 
 
-def read(text: str, start: int) -> Reading:
-    """Read the object that begins with the brace at `start`, at most as long as a document may be."""
-    return _Reading(text, start).object()
+def read(text: str, start: int, *, outcome: bool = False) -> Reading:
+    """Read the object that begins with the brace at `start`, at most as long as a document may be.
+
+    With `outcome`, a completion or a question in short is known by its status or its question alone.
+    """
+    return _Reading(text, start, outcome=outcome).object()
 
 
 def looks_like_envelope(members: Mapping[str, str]) -> bool:
@@ -91,8 +100,29 @@ def looks_like_envelope(members: Mapping[str, str]) -> bool:
     return len(keys & _HANDBACK) > ("status" not in keys)
 
 
+def strange_in_outcome(members: Mapping[str, str]) -> tuple[str, ...] | None:
+    """Which keys have no place in the outcome in short that an object would be; None where it is none anyway.
+
+    Tools report a status as well: only with our words for it, and nothing of their own, it is an outcome.
+    """
+    if members.get("status", "").strip().lower() in _SHORT_STATUS:
+        known = _names(shorthand.Handback)
+    elif members.get("question", "").strip() and "status" not in members:
+        known = _names(shorthand.Ask)
+    else:
+        return None
+    return tuple(sorted(members.keys() - known))
+
+
+@cache
+def _names(kind: type[Struct]) -> frozenset[str]:
+    return frozenset(canonical(name) for name in kind.__struct_fields__)
+
+
 class _Reading:
-    def __init__(self, text: str, start: int) -> None:
+    def __init__(self, text: str, start: int, *, outcome: bool) -> None:
+        self.outcome = outcome
+        self.strange: tuple[str, ...] = ()
         self.text = text
         self.at = start
         self.limit = min(len(text), start + MAX_BYTES)
@@ -120,7 +150,7 @@ class _Reading:
     def done(self, problem: tuple[str, str] | None = None) -> Reading:
         too_deep = len(self.open) == MAX_DEPTH
         done = "".join(self.out) if problem is None else ""
-        return Reading(self.at, done, tuple(self.repairs), self.envelope, problem, self.work, too_deep)
+        return Reading(self.at, done, tuple(self.repairs), self.envelope, problem, self.work, too_deep, self.strange)
 
     def end(self, token: re.Match[str] | None) -> Reading:
         """The text ends, or something stands there that no JSON has."""
@@ -191,6 +221,10 @@ class _Reading:
         _, start, members = self.open.pop()
         if (self.envelope is None or start < self.envelope) and looks_like_envelope(members):
             self.envelope = start
+        elif self.outcome and not self.open and self.envelope is None:
+            strange = strange_in_outcome(members)
+            self.envelope = start if strange == () else None
+            self.strange = strange or ()
 
     def drop_comma(self) -> None:
         at = len(self.out) - 1
