@@ -51,7 +51,46 @@ def agent() -> None:
     """
 
 
-@agent.command()
+_RUN = """Work for one agent: run COMMAND as a subprocess for each delivery.
+
+The subprocess reads from stdin, one JSON envelope per line: the delegation, and what was said since. It leaves
+a completion, a question or an escalation in completion.json in its folder, or on stdout: the handoff shorthand,
+or an envelope in JSON or XML, also with other text around it; the last one counts. Without one, and with any
+exit code but 0, the task has failed.
+
+In short, a completion is {"status": "success"}, with description, outputs and more (`bus template completion`);
+success, partial and failure are the words. A question is {"question": "…", "blocks": ["…"]}. One that asks has
+ended, and is run again with the answer:
+
+\b
+  talk=$(cat)
+  case $talk in
+    *'"type":"answer"'*) echo '{"status": "success", "description": "As you said."}' ;;
+    *) echo '{"question": "Blue or green?", "blocks": ["the logo"]}' ;;
+  esac
+
+Each delivery has a folder of its own, runs/TASK/ATTEMPT in the home, unless --cwd names one for all. So COMMAND
+may be a program here, but another relative path in it that exists here is refused: write the full path. Outputs
+that the shorthand names and that are there are published with size and SHA-256: under their full path, with
+--cwd under the path as it was written. What the subprocess printed, but for an outcome, stays in stdout.log and
+stderr.log (its last 16 KiB) in the folder; with --cwd in runs/TASK/ATTEMPT all the same.
+
+It finds BUS_TASK, BUS_TOKEN, BUS_ATTEMPT, BUS_AGENT, BUS_URL, BUS_NAMESPACE and BUS_HOME in its environment, so
+that it can call `bus` itself; and BUS_PREVIOUS, the folder of the task's delivery before this one, where it has
+one that is still there.
+
+It ends with 0, also when deliveries failed, unless it is --strict; with 5 when the server cannot be used at the
+start; and with 128 and the signal's number after a second signal.
+
+\b
+Examples:
+  bus agent run @kilo -- python /path/to/agent.py
+  bus agent run @kilo --timeout 10m --cwd . -- ./agent.sh --fast
+  bus agent run @kilo --until-idle --strict --verbose -- ./agent.sh
+"""
+
+
+@agent.command(help=_RUN)
 @click.argument("name", type=_Late("agent"), metavar="NAME")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.option(
@@ -102,43 +141,7 @@ def run(
     settings: Settings,
     as_json: bool,
 ) -> None:
-    """Work for one agent: run COMMAND as a subprocess for each delivery.
-
-    The subprocess reads from stdin, one JSON envelope per line: the delegation, and what was said since. It leaves
-    a completion, a question or an escalation in completion.json in its folder, or on stdout: the handoff shorthand,
-    or an envelope in JSON or XML, also with other text around it; the last one counts. Without one, and with any
-    exit code but 0, the task has failed.
-
-    In short, a completion is {"status": "success"}, with description, outputs and more (`bus template completion`);
-    success, partial and failure are the words. A question is {"question": "…", "blocks": ["…"]}. One that asks has
-    ended, and is run again with the answer:
-
-    \b
-      talk=$(cat)
-      case $talk in
-        *'"type":"answer"'*) echo '{"status": "success", "description": "As you said."}' ;;
-        *) echo '{"question": "Blue or green?", "blocks": ["the logo"]}' ;;
-      esac
-
-    Each delivery has a folder of its own, runs/TASK/ATTEMPT in the home, unless --cwd names one for all. So COMMAND
-    may be a program here, but another relative path in it that exists here is refused: write the full path. Outputs
-    that the shorthand names and that are there are published with size and SHA-256: under their full path, with
-    --cwd under the path as it was written. What the subprocess printed, but for an outcome, stays in stdout.log and
-    stderr.log (its last 16 KiB) in the folder; with --cwd in runs/TASK/ATTEMPT all the same.
-
-    It finds BUS_TASK, BUS_TOKEN, BUS_ATTEMPT, BUS_AGENT, BUS_URL, BUS_NAMESPACE and BUS_HOME in its environment, so
-    that it can call `bus` itself; and BUS_PREVIOUS, the folder of the task's delivery before this one, where it has
-    one that is still there.
-
-    It ends with 0, also when deliveries failed, unless it is --strict; with 5 when the server cannot be used at the
-    start; and with 128 and the signal's number after a second signal.
-
-    \b
-    Examples:
-      bus agent run @kilo -- python /path/to/agent.py
-      bus agent run @kilo --timeout 10m --cwd . -- ./agent.sh --fast
-      bus agent run @kilo --until-idle --strict --verbose -- ./agent.sh
-    """
+    """Work for one agent: run COMMAND as a subprocess for each delivery."""
     from taskbus_agents.service import Service
 
     if once and limit not in (None, 1):

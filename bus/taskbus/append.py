@@ -202,7 +202,7 @@ def _answer(submission: Submission, reply: list[bytes], shard: int) -> Appended 
         return skipped(submission)
     if kind == b"unknown":
         return NotFound(
-            f"There is no task {envelope.task} on this bus, so a {envelope.type} cannot be about it.",
+            f"There is no task {envelope.task} on this bus, so {_a(envelope.type)} cannot be about it.",
             task=envelope.task,
             envelope=envelope.id,
             advice="Begin it with a delegation, or check the task ID and the namespace.",

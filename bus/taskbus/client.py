@@ -106,7 +106,7 @@ class Bus:
             raise NotFound(
                 f"There is no task {task} on this bus.",
                 task=task,
-                advice="`bus tasks` lists them; check the namespace with `bus env`.",
+                advice="`bus tasks` lists them; check the namespace with `bus doctor`.",
             )
         return task_of(record)
 

@@ -44,7 +44,7 @@ def split(stream: BinaryIO, *, lines: bool = False) -> Iterator[Part]:
 
     Each line is a document with `lines`, else where the first line is a whole document, or cannot be the beginning
     of one, or where the first two lines both begin a JSON object. A document that is too long is given out cut off,
-    one byte longer than any may be.
+    one byte longer than any may be; where the first line is, nothing more is read.
     """
     blank, skipped = bytearray(), 0
     first = stream.readline(_MOST)
@@ -75,9 +75,9 @@ def _begins_object(line: bytes) -> bool:
 
 def _stands_alone(line: bytes) -> bool:
     """Whether a first line tells by itself that each line is a document, or is meant to be one."""
-    line = line.removeprefix(_BOM).strip()
-    if not line:
+    if not line.strip() or (len(line) == _MOST and not line.endswith(b"\n")):
         return False
+    line = line.removeprefix(_BOM).strip()
     if line.startswith(b"{"):
         try:
             msgspec.json.decode(line, type=msgspec.Raw)

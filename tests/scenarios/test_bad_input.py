@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from taskbus import codec
-from taskbus.envelope import Completion, Delegation, Result, compose
+from taskbus.envelope import Completion, Delegation, Question, Result, compose
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -334,6 +334,8 @@ def test_a_document_of_another_kind(there: Console) -> None:
     done = outcome(there, "complete", "-", input=text(DELEGATION))
     assert done.code == 2
     assert "bus publish" in done.stderr
+    question = compose(Question(question="q?"), sender="@kilo", recipient="@human", task="OPEN")
+    assert "a question, and an escalation is wanted" in outcome(there, "escalate", "-", input=text(question)).stderr
 
 
 @pytest.mark.parametrize("command", ["delegate", "complete", "publish", "validate"])

@@ -81,7 +81,8 @@ def test_a_file_that_is_missing_does_not_keep_the_others_from_being_checked(bus:
     """It is told on stderr, and the exit code says that the check was not complete."""
     done = bus("validate", "missing.xml", PROTOCOL / "agent-message.xml")
     assert done.code == 3
-    assert done.stderr == "Error: missing.xml cannot be read: No such file or directory.\n1 of 1 valid (100 %)\n"
+    assert done.stderr.startswith("Error: missing.xml cannot be read: No such file or directory.\n")
+    assert done.stderr.endswith("1 of 1 valid (100 %)\n")
 
 
 def test_a_folder_without_documents_is_told(bus: Console) -> None:

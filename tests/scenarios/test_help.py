@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from importlib.metadata import EntryPoint
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -19,6 +20,7 @@ OWN = {name: own[1] for section in SECTIONS.values() for name, own in section.it
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.conftest import BusCommand
     from tests.scenarios.conftest import Console
 
 
@@ -45,6 +47,73 @@ def test_every_command_has_help_with_an_example(words: tuple[str, ...]) -> None:
     examples = done.output.partition("Example")[2].splitlines()[1:]
     assert any(f"bus {words[0]}" in line for line in examples)
     assert "\\b" not in done.output
+
+
+@pytest.mark.parametrize("words", list(commands()), ids=" ".join)
+def test_every_command_has_json(words: tuple[str, ...]) -> None:
+    """Whatever a command prints, a program can read it."""
+    command: click.Command | None = main
+    for word in words:
+        assert isinstance(command, click.Group)
+        command = command.get_command(click.Context(command), word)
+    assert command is not None
+    if not isinstance(command, click.Group):
+        assert any("--json" in option.opts for option in command.params)
+
+
+@pytest.mark.parametrize(
+    ("words", "about"),
+    [
+        (("tail", "--nonsense", "--json"), "--nonsense"),
+        (("--nonsense", "--json"), "--nonsense"),
+        (("nonsense", "--json"), "nonsense"),
+        (("template", "--json"), "TYPE"),
+        (("delegate", "--json", "no name", "goal"), "no name"),
+        (("agent", "run", "--json"), "NAME"),
+    ],
+)
+def test_a_mistake_in_the_arguments_with_json(bus: Console, words: tuple[str, ...], about: str) -> None:
+    """Whatever is wrong with a call, a program that asked for JSON gets the one kind of error that there is."""
+    done = bus(*words)
+    assert (done.code, done.stderr) == (2, "")
+    assert done.json()["error"] == "UsageError"
+    assert about in done.json()["message"]
+
+
+def test_json_for_another_program_is_not_ours(bus: Console) -> None:
+    """What stands after -- does not say how we show a mistake."""
+    done = bus("tail", "--nonsense", "--", "--json")
+    assert (done.code, done.stdout) == (2, "")
+
+
+@pytest.mark.parametrize("words", [("--help",), ("tail", "--help"), ("completion", "bash"), ("template", "status")])
+def test_a_full_disk(run_bus: BusCommand, words: tuple[str, ...]) -> None:
+    """Output that cannot be written is one message and 1, and no traceback."""
+    command = [sys.executable, "-m", "taskbus", *words]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            command,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env=dict(run_bus.environment),
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: The output cannot be written: ")
+    assert "Traceback" not in done.stderr
+
+
+def test_an_early_interrupt(bus: Console, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while the command is still being loaded is 130 as well, without a word."""
+
+    def interrupted(_name: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("taskbus.cli.import_module", interrupted)
+    done = bus("tail")
+    assert (done.code, done.stdout, done.stderr) == (130, "", "")
 
 
 @pytest.mark.parametrize("name", OWN)
@@ -130,7 +199,9 @@ def test_the_version(bus: Console) -> None:
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_scripts(bus: Console, shell: str) -> None:
     """`bus completion SHELL` prints a script that asks `bus` for the words."""
-    assert "_BUS_COMPLETE" in bus.ok("completion", shell)
+    script = bus.ok("completion", shell)
+    assert "_BUS_COMPLETE" in script
+    assert bus("completion", shell, "--json").json()["script"].strip() == script
 
 
 def test_completion_knows_the_commands(bus: Console) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from taskbus import codec
-from taskbus.envelope import Acknowledgment, Completion, Delegation, Result, compose
+from taskbus.envelope import MAX_BYTES, Acknowledgment, Completion, Delegation, Result, Status, compose
 from tests.conftest import BusCommand
 from tests.scenarios.conftest import Console
 from tests.servers import bundled_binary, running
@@ -115,7 +115,7 @@ def test_all_or_nothing(bus: Console) -> None:
     for bad, code in (("{}", 8), (lost, 3)):
         done = bus("publish", "--atomic", "--json", input=f"{line()}\n{bad}\n{line()}")
         assert done.code == code
-        assert [each["error"] for each in done.lines()][::2] == ["Conflict", "Conflict"]
+        assert [each["error"] for each in done.lines()][::2] == ["Skipped", "Skipped"]
         assert bus.log() == []
     assert len(bus("publish", "--atomic", "--json", input=f"{line()}\n{line()}").lines()) == 2
     assert len(bus.log()) == 2
@@ -145,6 +145,9 @@ def test_a_model_s_free_text(bus: Console) -> None:
     assert isinstance(completion, Completion)
     assert completion.result.description == "R & D"
     assert entry.source == text.encode()
+    long = bus("publish", "--lenient", "--json", input=text + " " * MAX_BYTES)
+    assert long.code == 8
+    assert str(MAX_BYTES) in long.json()["problems"][0]["expected"]
     hopeless = bus("publish", "--lenient", input="I have finished the task.")
     assert hopeless.code == 8
     assert len(bus.log()) == 3
@@ -177,6 +180,41 @@ def test_an_interactive_producer_gets_each_answer_at_once(run_bus: BusCommand) -
             assert json.loads(process.stdout.readline())["line"] == number + 1
         process.stdin.close()
         assert process.wait(20) == 0
+
+
+XML = codec.encode(compose(Delegation(goal="g"), sender="@lead", recipient="@kilo"), codec.XML).decode()
+
+
+@pytest.mark.parametrize("first", ["oops", "null", "[1]", '{"a": oops}', XML.replace("\n", "")])
+def test_the_first_line_is_answered_at_once_whatever_it_is(run_bus: BusCommand, bus: Console, first: str) -> None:
+    """A bad line at the beginning is a line like any other, and so is a whole XML document: nobody waits for it."""
+    with run_bus.start("publish", "--json") as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for number, sent in enumerate((first, line()), start=1):
+            process.stdin.write(f"{sent}\n")
+            process.stdin.flush()
+            assert json.loads(process.stdout.readline())["line"] == number
+        process.stdin.close()
+        assert process.wait(20) == (0 if first.startswith("<") else 8)
+    assert len(bus.log()) == 1 + first.startswith("<")
+
+
+@pytest.mark.parametrize("first", [b"oops", b"[1]", b"null", b"\xff\xfe", b'{"a": 1', b'"x"', b"{}"])
+def test_a_bad_first_line_stops_nobody(bus: Console, first: bytes) -> None:
+    """It has its error, and what stands behind it is published."""
+    done = bus("publish", "--json", input=first + f"\n{line()}\n{line()}\n".encode())
+    assert ["error" in each for each in done.lines()] == [True, False, False]
+    assert done.code == 8
+    assert len(bus.log()) == 2
+
+
+def test_free_text_without_lenient(bus: Console) -> None:
+    """Whoever forgot --lenient is told of it, once."""
+    done = bus("publish", input="I have\nfinished the task.\n")
+    assert done.code == 8
+    assert done.stderr.count("--lenient") == 1
+    assert "--lenient" not in bus("publish", input=f"oops\n{line()}\n").stderr
 
 
 def test_an_interruption_loses_nothing_that_was_answered(run_bus: BusCommand, bus: Console) -> None:
@@ -273,3 +311,31 @@ def test_a_server_that_gives_up_in_the_middle(bus_environment: dict[str, str], n
         assert process.returncode == 5
         assert "Answered before: 1" in told
         assert json.loads(printed)["error"] == "OutOfMemory"
+
+
+def test_a_refused_line_says_what_is_legal(bus: Console) -> None:
+    """A document on one line answers with the advice, too."""
+    task = bus.ok("delegate", "@kilo", "g")
+    envelope = compose(Status(progress="x"), sender="@kilo", recipient="@human", task=task)
+    done = bus("publish", input=f"{document(envelope)}\n")
+    assert done.code == 4
+    assert "Legal now: " in done.stdout
+
+
+@pytest.mark.parametrize("command", ["publish", "convert"])
+@pytest.mark.parametrize(
+    ("short", "right"),
+    [
+        ({"target_agent": "kilo", "context": {"goal": "g"}}, "`bus delegate FILE`"),
+        ({"status": "success"}, "`bus complete TASK FILE`"),
+    ],
+)
+def test_the_handoff_shorthand_is_sent_where_it_belongs(
+    bus: Console, command: str, short: dict[str, object], right: str
+) -> None:
+    """Where only envelopes are taken, the shorthand is one problem, and the command that takes it is named."""
+    done = bus(command, "-", input=json.dumps(short))
+    assert done.code == 8
+    told = done.stdout + done.stderr
+    assert right in told
+    assert told.count("found") == 1

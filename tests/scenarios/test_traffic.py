@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
 import subprocess
+import sys
+import termios
 import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
@@ -16,7 +19,7 @@ import pytest
 from taskbus import codec
 from taskbus.cli import inbox as inbox_module
 from taskbus.client import Bus
-from taskbus.envelope import Delegation, compose
+from taskbus.envelope import MAX_BYTES, Acknowledgment, Delegation, compose
 from tests.conftest import BusCommand
 from tests.scenarios.conftest import Console
 from tests.servers import bundled_binary, end, running, start
@@ -99,6 +102,28 @@ def test_the_last_ones_of_a_long_log(bus: Console) -> None:
     assert tasks(records(bus, "tail", "--no-follow", "--agent", "@c")) == ["W delegation"]
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("tail", "-n", "99999999999999999999"),
+        ("tail", "-n", "1" * 5000),
+        ("tail", "-n", "-1"),
+        ("tail", "--since", "99999999999999999999-0"),
+        ("tail", "--since", "3/1763625600000-0"),
+        ("replay", "--from", "1763625600000-99999999999999999999"),
+        ("replay", "--to", "99999999999999999999-0"),
+        ("replay", "--to", "3/1763625600000-0"),
+        ("inbox", "-n", "99999999999999999999"),
+        ("inbox", "-n", "0"),
+    ],
+)
+def test_numbers_that_cannot_be_meant(bus: Console, arguments: tuple[str, ...]) -> None:
+    """They are the caller's mistake, told as such, and never the server's."""
+    done = bus(*arguments)
+    assert (done.code, done.stdout) == (2, "")
+    assert "server" not in done.stderr
+
+
 def test_since_a_moment(story: Console) -> None:
     """--since takes a position, inclusive, a time or how long ago it was; all since then, not ten."""
     position = str(story.log()[2].position)
@@ -165,6 +190,37 @@ def test_ctrl_c(bus: Console, run_bus: BusCommand) -> None:
         assert process.wait(20) == 0
         assert process.stderr is not None
         assert process.stderr.read() == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_reader_that_stalls(bus: Console, run_bus: BusCommand, number: signal.Signals) -> None:
+    """A tail that is stuck in a write, since nobody reads its output, ends at a signal all the same, and quietly."""
+    many = [compose(Delegation(goal="x" * 5000), sender="@a", recipient="@b") for _ in range(100)]
+
+    async def fill(on: Bus) -> None:
+        await on.publish_many(many)
+
+    bus.on_bus(fill)
+    with run_bus.start("tail", "--since", "1h", "--json") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        pipe = process.stdout.fileno()
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, 4096)
+        deadline = time.monotonic() + 20
+        while unread(pipe) < 4096 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert unread(pipe) == 4096
+        process.send_signal(number)
+        try:
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
+        assert process.stderr.read() == ""
+
+
+def unread(pipe: int) -> int:
+    """How many bytes stand in a pipe."""
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 def test_a_reader_that_has_had_enough(bus: Console, run_bus: BusCommand) -> None:
@@ -242,7 +298,6 @@ def test_colours_are_for_terminals(bus: Console, run_bus: BusCommand) -> None:
 
 def _on_a_terminal(run_bus: BusCommand, environment: dict[str, str]) -> str:
     import pty
-    import sys
 
     master, slave = pty.openpty()
     command = [sys.executable, "-m", "taskbus", "tail", "--no-follow"]
@@ -331,13 +386,13 @@ def test_an_inbox(story: Console) -> None:
             ("verdict", "work"),
         ),
         ([("escalate", "P", "help", "--to", "@chief")], "@chief", ("escalation", "decision")),
-        ([("complete", "P", "--status", "failure")], "@kilo", ("completion", None)),
+        ([("complete", "P", "--status", "failure")], "@kilo", ("completion", "delegation")),
     ],
 )
 def test_what_an_agent_is_to_do(
     story: Console, steps: list[tuple[str, ...]], agent: str, needs: tuple[str, str | None]
 ) -> None:
-    """A result is to be judged, a rejection worked on, an escalation decided; a failure needs nothing."""
+    """A result is to be judged, a rejection worked on, an escalation decided, a failure handed out again."""
     story.ok("answer", "P", "this")
     for verb, *rest in steps:
         story.ok(verb, *rest, env={"BUS_AGENT": "@opencode" if verb in ("complete", "escalate") else "@kilo"})
@@ -377,6 +432,35 @@ def test_settling_an_inbox(story: Console) -> None:
     assert take(story, "@cline").task == "X", "open work stays for its worker"
 
 
+def test_settling_what_a_worker_let_lapse(story: Console) -> None:
+    """What a worker took and did not settle in time is nobody's, and goes like what nobody ever took."""
+    story.ok("ack", "X")
+
+    async def lapse(on: Bus) -> None:
+        await on.inbox("@human", consumer="w", lease=0.001).take()
+        with anyio.fail_after(20):
+            while (await inbox_module._waiting(on, "@human", 10))[0].worker is not None:  # noqa: ASYNC110
+                await anyio.sleep(0.01)
+
+    story.on_bus(lapse)
+    [waiting] = story("inbox", "@human", "--settle", "--json").json()["waiting"]
+    assert (waiting["settled"], waiting["stays"]) == (True, None)
+    assert story("inbox", "@human", "--json").json()["waiting"] == []
+
+
+def test_why_a_delivery_stays(story: Console) -> None:
+    """Each that --settle leaves where it is has its reason, for people and for programs."""
+    story.ok("delegate", "@kilo", "by a worker", "--task", "W", "--priority", "critical")
+    take(story, "@kilo")
+    told = story("inbox", "@kilo", "--settle").stderr
+    assert "the delegation of task W, since the worker w has it under a lease" in told
+    assert "the delegation of task R, since it is open work" in told
+    assert "the question of task P, since the question has no answer yet" in told
+    assert "1 settled, 3 stay" in told
+    waiting = story("inbox", "@kilo", "--settle", "--json").json()["waiting"]
+    assert [each["stays"] for each in waiting][1:] == ["it is open work", "the question has no answer yet"]
+
+
 def test_settling_leaves_leases_alone(story: Console) -> None:
     """What a worker has under a lease is not taken away from it, even when it needs nothing of the agent."""
     delivery = take(story, "@human", lease=60.0) if story("inbox", "--json").json()["waiting"] else None
@@ -393,12 +477,12 @@ def test_a_worker_that_is_faster(story: Console) -> None:
     """A delivery that a worker takes between looking and settling stays the worker's."""
     story.ok("ack", "X")
 
-    async def race(on: Bus) -> bool:
+    async def race(on: Bus) -> str | None:
         [seen] = await inbox_module._waiting(on, "@human", 10)
         await on.inbox("@human", consumer="w").take()
         return await inbox_module._settled(on, "@human", seen)
 
-    assert story.on_bus(race) is False
+    assert "meanwhile" in story.on_bus(race)
     [waiting] = story("inbox", "@human", "--json").json()["waiting"]
     assert waiting["leased_by"] == "w"
 
@@ -474,10 +558,55 @@ def test_a_replay_that_is_refused(story: Console, namespace: str) -> None:
     done = story("replay", "--into", other, "--json")
     assert done.code == 4
     printed = done.json()
-    assert printed["refused"] == len(printed["errors"]) == 3
+    assert (printed["refused"], printed["skipped"]) == (len(printed["errors"]), 2) == (1, 2)
     assert printed["errors"][0]["position"] == str(story.log()[1].position)
     assert printed["appended"] == 2
-    assert "error" not in story("replay", "--into", other).stdout
+    again = story("replay", "--into", other)
+    assert again.stdout == ""
+    assert "2 left out" in again.stderr
+
+
+@pytest.mark.parametrize("speed", ["max", "1000x"])
+def test_a_replay_from_the_middle_twice(bus: Console, namespace: str, speed: str) -> None:
+    """What is refused stops its task, so that the second replay finds the state that the first one found."""
+    bus.ok("delegate", "@kilo", "g", "--task", "T")
+    middle = str(bus.log()[0].position).replace("-0", "-1")
+    bus.ok("escalate", "T", "help")
+    bus.ok("delegate", "@kilo", "again", "--task", "T")
+    bus.ok("delegate", "@kilo", "another", "--task", "U")
+    other = f"{namespace.removesuffix(':')}_copy:"
+
+    def replayed() -> tuple[list[int], list[str]]:
+        printed = bus("replay", "--from", middle, "--into", other, "--speed", speed, "--json").json()
+
+        async def copied(on: Bus) -> list[str]:
+            return [f"{entry.task} {entry.type}" async for entry in Bus(on.connection, other).log.read()]
+
+        return [printed[name] for name in ("appended", "repeated", "refused", "skipped")], bus.on_bus(copied)
+
+    assert replayed() == ([1, 0, 1, 1], ["U delegation"])
+    assert replayed() == ([0, 1, 1, 1], ["U delegation"])
+
+
+def test_a_replay_goes_up_to_what_is_refused(bus: Console, namespace: str) -> None:
+    """What stands before a refusal goes in, also where the refusal is that nobody can read the entry any more."""
+    bus.ok("delegate", "@kilo", "g", "--task", "T")
+
+    async def write(on: Bus, source: int, body: str) -> None:
+        told = ("id", f"bad{source}", "type", "acknowledgment", "from", "@kilo", "to", "@human", "task", "T")
+        rest = ("body", body, "source", "x" * source, "origin", "text/plain")
+        await on.connection.execute("XADD", on.keys.log, "*", *told, *rest)
+
+    body = codec.encode(compose(Acknowledgment(accepted=True), sender="@kilo", recipient="@human", task="T"))
+    bus.on_bus(lambda on: write(on, MAX_BYTES + 1, body.decode()))
+    bus.on_bus(lambda on: write(on, 1, "{}"))
+    bus.ok("ack", "T")
+    bus.ok("delegate", "@kilo", "another", "--task", "U")
+    done = bus("replay", "--into", f"{namespace.removesuffix(':')}_copy:", "--json")
+    printed = done.json()
+    assert [printed[name] for name in ("appended", "refused", "skipped")] == [2, 1, 2]
+    assert printed["errors"][0]["problems"][0]["place"] == "source"
+    assert done.code == 8
 
 
 def test_a_replay_into_itself_is_refused(story: Console, namespace: str) -> None:
@@ -498,3 +627,34 @@ def test_the_clock_of_a_record_is_the_server_s(story: Console) -> None:
     """The time of a record is when the server appended it, whatever the sender claims."""
     record = records(story, "tail", "--no-follow", "-n", "1")[0]
     assert abs((datetime.now(UTC) - datetime.fromisoformat(record["time"])).total_seconds()) < 60
+
+
+def test_the_hint_follows_the_state(story: Console) -> None:
+    """What has been taken on is not to be taken on again, and a failure is handed out again."""
+    story.ok("answer", "P", "this", "--as", "@kilo")
+    told = story.ok("inbox", "@opencode")
+    assert "→ bus complete P" in told
+    assert "bus ack" not in told
+    story.ok("complete", "P", "--status", "failure")
+    assert '→ bus delegate @agent "…" --task P' in story.ok("inbox", "@kilo")
+    assert "→ bus" not in story.ok("inbox", "@opencode")
+
+
+def test_settling_keeps_failures(story: Console) -> None:
+    """A failed or declined task stays in its delegator's inbox until it is handed out again."""
+    story.ok("ack", "X")
+    story.ok("complete", "X", "--status", "failure")
+    story.ok("ack", "R", "--decline", "no access")
+    story.ok("inbox", "@human", "--settle")
+    waiting = story("inbox", "@human", "--json").json()["waiting"]
+    assert sorted((each["task"], each["type"]) for each in waiting) == [("R", "acknowledgment"), ("X", "completion")]
+    for task in ("X", "R"):
+        story.ok("delegate", "@opencode", "again", "--task", task)
+    story.ok("inbox", "@human", "--settle")
+    assert story("inbox", "@human", "--json").json()["waiting"] == []
+
+
+def test_a_long_envelope_says_where_all_of_it_is(bus: Console) -> None:
+    """What is cut names the command that shows the task."""
+    bus.ok("delegate", "@kilo", "word " * 400, "--task", "long")
+    assert "bus task long" in bus.ok("tail", "--no-follow")

@@ -338,6 +338,43 @@ def test_wrong_calls_are_usage_errors(bus: Console, arguments: tuple[str, ...]) 
     assert bus.log() == []
 
 
+def test_who_can_be_asked(bus: Console) -> None:
+    """Only who may answer: the delegator and @human. Anybody else is a conflict that says so, as the help does."""
+    task = bus.ok("delegate", "@kilo", "g", "--as", "@lead")
+    bus.ok("ack", task)
+    refused = bus("ask", task, "q?", "--to", "@expert", "--json")
+    assert refused.code == 4
+    assert refused.json()["reason"] == "recipient"
+    assert "--to @human" in refused.json()["advice"]
+    assert bus.ok("ask", task, "q?", "--to", "@human") == "input-required"
+    bus.ok("answer", task, "a")
+    assert bus.ok("ask", task, "q?", "--to", "@lead") == "input-required"
+    assert "or @human" in bus.ok("ask", "--help")
+
+
+@pytest.mark.parametrize(
+    ("options", "environment", "code"),
+    [(("--token", "0"), {}, 2), (("--token", "-1"), {}, 2), ((), {"BUS_TOKEN": "0"}, 4)],
+)
+def test_a_token_that_nobody_gave_out(
+    bus: Console, options: tuple[str, ...], environment: dict[str, str], code: int
+) -> None:
+    """Of a task that no worker ever took there is no token: 0 is not one, and nobody becomes its worker with it."""
+    bus.ok("delegate", "@kilo", "g", "--task", "T")
+    assert bus("ack", "T", *options, env=environment).code == code
+    assert len(bus.log()) == 1
+
+
+def test_the_advice_is_what_can_be_done(bus: Console) -> None:
+    """To speak as the delegator is advised only where the delegator may say it."""
+    task = bus.ok("delegate", "@kilo", "g", "--as", "@lead")
+    assert "--as @lead" in bus("cancel", task, "over").stderr
+    refused = bus("delegate", "@opencode", "g", "--task", task)
+    assert refused.code == 4
+    assert "--as" not in refused.stderr
+    assert "Legal now" in refused.stderr
+
+
 def test_the_wait_for_a_task_ends_with_it(bus: Console, run_bus: BusCommand) -> None:
     """`delegate --wait` shows what happens, and ends with 0 when the task is completed."""
     with run_bus.start("delegate", "@kilo", "g", "--wait") as process:
@@ -493,3 +530,93 @@ def test_a_wait_is_for_one_task(bus: Console, run_bus: BusCommand) -> None:
         _, told = process.communicate(timeout=20)
     assert process.returncode == 0
     assert "another one" not in told
+
+
+def test_the_beginning_of_an_id_is_enough(bus: Console) -> None:
+    """What the board shows of an ID names its task, for verbs and for what reads the log."""
+    task = bus.ok("delegate", "@kilo", "g", "--task", "01a1f847-c5aa")
+    bus.ok("delegate", "@kilo", "another", "--task", "01a1f900-c5bb")
+    assert bus.ok("ack", "01a1f847-c5") == "working"
+    assert bus.last().task == task
+    assert "another" not in bus.ok("tail", "--no-follow", "--task", "01a1f847")
+    assert len(bus("replay", "--json", "--task", "01a1f847").lines()) == 2
+    assert len(bus("replay", "--json", "--tree", "01a1f847", "--task", "01a1f847").lines()) == 2
+
+
+def test_the_beginning_of_several_ids(bus: Console) -> None:
+    """Where several begin so they are listed; where none does, or it is too short to be meant, nothing is found."""
+    for task in ("01a1f847", "01a1f900"):
+        bus.ok("delegate", "@kilo", "g", "--task", task)
+    several = bus("ack", "01a1f")
+    assert several.code == 2
+    assert "01a1f847, 01a1f900" in several.stderr
+    assert bus("tail", "--no-follow", "--task", "01a1f").code == 2
+    none = bus("ack", "01b1")
+    assert none.code == 3
+    assert "bus doctor" in none.stderr
+    assert bus("ack", "01a").code == 3
+    assert len(bus.log()) == 2
+
+
+def test_a_whole_id_comes_before_the_beginning_of_another(bus: Console) -> None:
+    """A task whose ID begins that of another is named by it."""
+    for task in ("release", "release-api"):
+        bus.ok("delegate", "@kilo", "g", "--task", task)
+    bus.ok("ack", "release")
+    assert bus.last().task == "release"
+
+
+def test_a_goal_from_a_file(bus: Console) -> None:
+    """--goal-file takes plain text, from a file or stdin; the name of a file is never taken for a goal."""
+    Path("goal.md").write_text("# Add a cache\n\nIn front of the price list.\n")
+    bus.ok("delegate", "@kilo", "--goal-file", "goal.md")
+    payload = bus.last().envelope.payload
+    assert isinstance(payload, Delegation)
+    assert payload.goal == "# Add a cache\n\nIn front of the price list."
+    bus.ok("delegate", "@kilo", "--goal-file", "-", input="from stdin")
+    refused = bus("delegate", "@kilo", "./goal.md")
+    assert refused.code == 2
+    assert "--goal-file" in refused.stderr
+    Path("empty").touch()
+    Path("binary").write_bytes(b"\xff\xfe\x00")
+    Path("large").write_bytes(b"x" * (1 << 20 | 1))
+    for name, code in (("empty", 2), ("binary", 2), ("large", 8), ("missing", 3)):
+        assert bus("delegate", "@kilo", "--goal-file", name).code == code
+    assert bus("delegate", "@kilo", "goal", "--goal-file", "goal.md").code == 2
+    assert len(bus.log()) == 2
+
+
+def test_a_criterion_that_nobody_set(bus: Console) -> None:
+    """The verdict stands, and its sender learns which criteria the delegation has."""
+    task = bus.ok("delegate", "@kilo", "g", "--criterion", "tests pass")
+    bus.ok("ack", task)
+    bus.ok("complete", task, "--status", "success")
+    done = bus("accept", task, "--criterion", "tests pas=142")
+    assert (done.code, done.stdout) == (0, "accepted\n")
+    assert "'tests pas'" in done.stderr
+    assert "It has: 'tests pass'." in done.stderr
+
+
+def test_a_criterion_that_was_set(bus: Console) -> None:
+    """A verdict on what was asked for warns of nothing."""
+    task = bus.ok("delegate", "@kilo", "g", "--criterion", "tests pass")
+    bus.ok("ack", task)
+    bus.ok("complete", task, "--status", "success")
+    assert "criterion" not in bus("accept", task, "--criterion", "tests pass=142").stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("complete", "T", "missing.json"),
+        ("convert", "missing.json"),
+        ("validate", "missing.json"),
+        ("publish", "missing.json"),
+        ("complete", "T", "/etc"),
+    ],
+)
+def test_a_document_that_cannot_be_read_has_advice(bus: Console, words: tuple[str, ...]) -> None:
+    """Whoever mistypes a path is told what to check."""
+    done = bus(*words)
+    assert done.code == 3
+    assert "Check the path" in done.stderr or "a file in it" in done.stderr

@@ -67,6 +67,21 @@ async def test_nobody_waits_for_more() -> None:
         assert await source.parts() == []
 
 
+@pytest.mark.parametrize("between", [b"\n", b"\n \n", b"\n<!-- a comment -->\n"])
+async def test_nobody_waits_for_more_behind_a_blank_line(between: bytes) -> None:
+    """What came with the line but holds no document keeps no answer back."""
+    given: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    source = feed(lambda _: given.get())
+    given.put(b"1\n" + between)
+    with anyio.fail_after(10):
+        [part] = await source.parts()
+        assert part.data == b"1"
+        given.put(b"2\n")
+        [part] = await source.parts()
+        assert part.data == b"2"
+    given.put(b"")
+
+
 async def test_a_document_that_never_ends_is_cut_off() -> None:
     """No more is read of it than a reader needs to refuse it."""
     read = 0

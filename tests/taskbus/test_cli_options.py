@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from taskbus.cli.options import run_async, settings_options
-from taskbus.errors import Conflict, NotFound
+from taskbus.errors import Conflict, InvalidEnvelope, NotFound, Problem
 
 
 def command(fail=None):
@@ -68,6 +68,18 @@ def test_an_error_with_json_is_one_object_on_stdout():
     assert done.exit_code == 4
     assert json.loads(done.stdout) == {"error": "Conflict", "message": "No.", "task": "t"}
     assert done.stderr == ""
+
+
+def test_an_invalid_envelope_with_json_has_a_message_as_every_error_has():
+    """A program that knows no kind of error still has something to show; the problems stand beside it."""
+    error = InvalidEnvelope([Problem("sender", "nothing", "a name")], source="x.json")
+    done = invoke(command(raising(error)), "--json")
+    assert json.loads(done.stdout) == {
+        "error": "InvalidEnvelope",
+        "message": "x.json: sender: found nothing, expected a name",
+        "source": "x.json",
+        "problems": [{"place": "sender", "found": "nothing", "expected": "a name"}],
+    }
 
 
 def test_an_error_inside_task_groups_is_shown_alike():

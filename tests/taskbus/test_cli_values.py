@@ -28,6 +28,8 @@ from taskbus.cli import values
         (values.SECONDS, "90", 90.0),
         (values.SECONDS, "0.1s", 0.1),
         (values.SECONDS, "1h30m", 5400.0),
+        (values.COUNT, "7", 7),
+        (values.COUNT_OR_NONE, "0", 0),
     ],
 )
 def test_what_is_taken(kind: click.ParamType[Any], text: str, value: object) -> None:
@@ -60,6 +62,13 @@ def test_what_is_taken(kind: click.ParamType[Any], text: str, value: object) -> 
         (values.SECONDS, "soon"),
         (values.SECONDS, "-1s"),
         (values.SECONDS, "999w"),
+        (values.SECONDS, "5y"),
+        (values.COUNT, "0"),
+        (values.COUNT, "99999999999999999999"),
+        (values.COUNT, "9" * 5000),
+        (values.COUNT, "1.5"),
+        (values.TOKEN, "0"),
+        (values.TOKEN, "-1"),
         (values.DEADLINE, "yesterday"),
         (values.DEADLINE, "0s"),
         (values.DEADLINE, "2h ago"),

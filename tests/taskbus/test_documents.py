@@ -10,6 +10,7 @@ import pytest
 from taskbus.documents import Part, split
 from taskbus.envelope import MAX_BYTES
 
+HEAD = b'<?xml version="1.0"?>'
 XML = b"<agent-message></agent-message>"
 
 
@@ -30,12 +31,25 @@ def parts(stream: bytes, *, lines: bool = False) -> list[tuple[bytes, int | None
         (b'{\n  "a": 1\n}\n', [(b'{\n  "a": 1\n}\n', None)]),
         (b'{"a":\n1}', [(b'{"a":\n1}', None)]),
         (b'{"a": 1,\n{"b": 2}\n', [(b'{"a": 1,', 1), (b'{"b": 2}', 2)]),
-        (b"[1]\n[2]\n", [(b"[1]\n[2]\n", None)]),
+        (b'{"a": oops}\n{"b": 2}\n', [(b'{"a": oops}', 1), (b'{"b": 2}', 2)]),
+        (b'{"a": 1} {"b": 2}\n3\n', [(b'{"a": 1} {"b": 2}', 1), (b"3", 2)]),
+        (b'{"a": {"b": 1}\n}\n', [(b'{"a": {"b": 1}\n}\n', None)]),
+        (b'oops\n{"b": 2}\n', [(b"oops", 1), (b'{"b": 2}', 2)]),
+        (b"[1]\n{\n", [(b"[1]", 1), (b"{", 2)]),
+        (b"\nnull\n2\n", [(b"null", 2), (b"2", 3)]),
+        (b'"x"\n', [(b'"x"', 1)]),
+        (b"\xff\xfe\n{}\n", [(b"\xff\xfe", 1), (b"{}", 2)]),
+        ('{"a":\n1}'.encode("utf-16"), [('{"a":\n1}'.encode("utf-16"), None)]),
+        ("<a>\n</a>".encode("utf-16-be"), [("<a>\n</a>".encode("utf-16-be"), None)]),
         (b"\n\n<a>\n</a>\n", [(b"\n\n<a>\n</a>\n", None)]),
         (XML + b"\n" + XML + b"\n", [(XML, 1), (XML, 2)]),
-        (XML + b"\n<!-- the end -->\n", [(XML + b"\n<!-- the end -->\n", None)]),
-        (XML, [(XML, None)]),
-        (b"text\n" * 3, [(b"text\n" * 3, None)]),
+        (XML + b"\n<!-- the end -->\n\n", [(XML, 1)]),
+        (XML, [(XML, 1)]),
+        (XML + b"\noops\n", [(XML, 1), (b"oops", 2)]),
+        (HEAD + XML + b"\n" + XML, [(HEAD + XML, 1), (XML, 2)]),
+        (HEAD + b"\n" + XML + b"\n", [(HEAD + b"\n" + XML + b"\n", None)]),
+        (XML[:-1] + b"\n>\n", [(XML[:-1] + b"\n>\n", None)]),
+        (b"text\n" * 3, [(b"text", 1), (b"text", 2), (b"text", 3)]),
     ],
 )
 def test_documents_are_told_apart(stream: bytes, found: list[tuple[bytes, int | None]]) -> None:
@@ -66,13 +80,15 @@ def test_endless_nesting_on_a_line_is_a_document_like_any_other() -> None:
     assert parts(deep) == [(deep, None)]
 
 
-def test_a_document_is_given_out_before_the_next_one_is_there() -> None:
-    """Whoever writes envelopes into a pipe gets each answered at once."""
+@pytest.mark.parametrize("first", [b'{"a": 1}', b"oops", b"[1]", b'{"a": oops}', XML, HEAD + XML])
+def test_a_document_is_given_out_before_the_next_one_is_there(first: bytes) -> None:
+    """Whoever writes envelopes into a pipe gets each answered at once, also the first one, and a bad one."""
     read, write = os.pipe()
+    os.set_blocking(read, False)
     with os.fdopen(read, "rb") as stream:
-        os.write(write, b'{"a": 1}\n')
+        os.write(write, first + b"\n")
         documents = split(stream)
-        assert next(documents) == Part(b'{"a": 1}', 1)
+        assert next(documents) == Part(first, 1)
         os.write(write, b'{"b": 2}\n')
         assert next(documents) == Part(b'{"b": 2}', 2)
         os.close(write)

@@ -48,7 +48,8 @@ def test_a_time_is_the_same_moment_in_every_offset(text):
     [
         ("1795167000000-3", Position(0, 1795167000000, 3)),
         ("1795167000000", AT),
-        ("2/1795167000000-1", Position(2, 1795167000000, 1)),
+        ("0/1795167000000-1", Position(0, 1795167000000, 1)),
+        ("1795167000000-18446744073709551615", Position(0, 1795167000000, 2**64 - 1)),
         ("0", START),
         ("0-0", START),
     ],
@@ -66,6 +67,21 @@ def test_what_is_no_moment_is_refused(text):
     """A bare year is not taken for a position near the beginning of time, nor a date for a stream ID."""
     with pytest.raises(UsageError, match="neither a time nor a position"):
         moment.position(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["99999999999999999999-0", "18446744073709551616", "1795167000000-18446744073709551616"]
+)
+def test_a_position_that_no_server_has_is_refused(text):
+    """A number of more than 64 bits never reaches the server, which would be blamed for it."""
+    with pytest.raises(UsageError, match="later than any position can be"):
+        moment.position(text)
+
+
+def test_a_position_in_another_shard_is_refused():
+    """A namespace has one shard: a position in another one is not taken for one in this."""
+    with pytest.raises(UsageError, match="shard 3"):
+        moment.position("3/1795167000000-0")
 
 
 @pytest.mark.parametrize("text", ["2026-11-20", "20261120", "2026-11-20T09:30:00"])
@@ -91,6 +107,27 @@ def test_a_fraction_of_a_millisecond_is_rounded_up():
     """The first position at or after a time does not lie before it."""
     assert moment.at(NOW + timedelta(microseconds=1)) == Position(0, AT.ms + 1, 0)
     assert moment.at(NOW) == AT
+
+
+def test_a_time_s_last_position_is_the_last_of_its_millisecond():
+    """What a record says of its own time, given as the end, takes in that record; a position stands for itself."""
+    for ms in range(AT.ms, AT.ms + 1000):
+        time = Position(0, ms, 0).time.isoformat(timespec="milliseconds")
+        assert moment.until(time) == Position(0, ms, 2**64 - 1)
+    assert moment.until("1795167000000-3") == Position(0, AT.ms, 3)
+    assert moment.until("999999999d", now=NOW) == Position(0, 0, 2**64 - 1)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90.0), ("1h30m", 5400.0), ("0.5h", 1800.0), ("0s", 0.0)])
+def test_a_duration_in_seconds(text, seconds):
+    """The parts of a duration add up."""
+    assert moment.duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "90", "5 m", "1h ago", "-5m", "h", "1y"])
+def test_what_is_no_duration(text):
+    """Anything else is none, and whoever asked says what to write instead."""
+    assert moment.duration(text) is None
 
 
 def test_to_read_after_the_position_before_is_to_read_from_it():

@@ -165,7 +165,7 @@ async def test_the_orchestrator_knows_what_it_waits_for(connected, tmp_path, pay
     orchestrator = Orchestrator(connected, tmp_path)
     for each in (Status(progress="half"), payload):
         await orchestrator._mail.put(compose(each, sender="@a", recipient="@orchestrator", task="t"))
-    with pytest.raises(TaskbusError, match="that the story does not have"):
+    with pytest.raises(TaskbusError, match="which the story does not have"):
         await orchestrator._next("t", Question)
 
 

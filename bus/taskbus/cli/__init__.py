@@ -15,11 +15,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from taskbus.cli.options import mistakes_shown
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from importlib.metadata import EntryPoint
 
 ENTRY_POINTS: Final = "taskbus.commands"
+_AS_JSON: Final = "taskbus.as_json"
 
 # Section → command → (module of taskbus.cli, one-line help). Commands without a module come through entry
 # points, and stand here for their place only. A test compares each help with what the command says of itself.
@@ -83,6 +86,18 @@ class BusGroup(click.Group):
                 setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 - open to the end
         return super().main(*args, **extra)
 
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Read the arguments before the command's name."""
+        as_json = "--json" in (args[: args.index("--")] if "--" in args else args)
+        if extra.get("resilient_parsing"):
+            return super().make_context(info_name, args, parent, **extra)
+        with mistakes_shown(as_json=as_json):
+            context = super().make_context(info_name, args, parent, **extra)
+        context.meta[_AS_JSON] = as_json
+        return context
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Every command, in the order of the help."""
         del ctx
@@ -121,7 +136,8 @@ class BusGroup(click.Group):
         """Call the command, without colours where NO_COLOR is set."""
         if os.environ.get("NO_COLOR"):
             ctx.color = False
-        return super().invoke(ctx)
+        with mistakes_shown(as_json=ctx.meta.get(_AS_JSON, False)):
+            return super().invoke(ctx)
 
 
 def _extensions() -> dict[str, EntryPoint]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from taskbus.cli.drafts import Draft, Flag, Header, Words, drafted, is_document, opened, sorted_out
 from taskbus.cli.options import print_json, run_async, settings_options
+from taskbus.cli.rendering import visible
 from taskbus.cli.sending import ended_summary, outcome, send, speak, summary, tell
 from taskbus.cli.values import AGENT, DEADLINE, SECONDS, TASK
 from taskbus.envelope import (
@@ -34,6 +36,7 @@ as_option = click.option("--as", "sender", type=AGENT, help="Who speaks; default
 
 @click.command()
 @click.argument("words", nargs=-1, metavar="[@AGENT] GOAL|FILE|-")
+@click.option("--goal-file", metavar="PATH|-", help="Take the goal from a file of plain text, or from stdin.")
 @click.option("--constraint", multiple=True, help="What must be kept to; may be repeated.")
 @click.option("--artifact", multiple=True, metavar="PATH", help="What the work starts from; may be repeated.")
 @click.option("--criterion", multiple=True, help="By what the result is judged; may be repeated.")
@@ -51,6 +54,7 @@ as_option = click.option("--as", "sender", type=AGENT, help="Who speaks; default
 def delegate(
     *,
     words: tuple[str, ...],
+    goal_file: str | None,
     constraint: tuple[str, ...],
     artifact: tuple[str, ...],
     criterion: tuple[str, ...],
@@ -69,20 +73,21 @@ def delegate(
 ) -> None:
     """Delegate a task to an agent.
 
-    Prints the task's ID. Instead of a goal it takes a document, from a file (something.json, something.xml,
-    or any path with a slash) or from stdin (-): a whole envelope, or the handoff shorthand; options fill what
-    it lacks.
+    Prints the task's ID. Instead of a goal it takes a document, from a file (something.json, something.xml;
+    where no agent is named, also any path with a slash) or from stdin (-): a whole envelope, or the handoff
+    shorthand; options fill what it lacks. --goal-file takes a goal that is written down as plain text.
 
     \b
     Examples:
       bus delegate @kilo "Add a cache in front of the price list" --criterion "tests pass"
       bus delegate delegation.json --deadline 2h
+      bus delegate @opencode --goal-file goal.md
       bus delegate @opencode "Try it again, without the ORM" --task 0199f0a2-7c4e-7d31-9b5a-3e6f1c2d4a58
       bus delegate @kilo "Fix the build" --wait --timeout 10m && git push
     """
     if timeout is not None and not wait:
         raise UsageError("--timeout is for --wait.", advice="Add --wait, or leave --timeout out.")
-    agent, given = _whom(words)
+    agent, given = _whom(words) if goal_file is None else _with_goal(words, goal_file)
     flags = {
         "goal": Flag("GOAL", given.text),
         "task_type": Flag("--type", task_type),
@@ -110,14 +115,32 @@ def _whom(words: tuple[str, ...]) -> tuple[str | None, Words]:
             return None, Words(document=opened(only))
         case (agent, what) if what == "-" or (what.lower().endswith((".json", ".xml")) and is_document(what)):
             return AGENT.convert(agent, None, None), Words(document=opened(what))
+        case (agent, name) if os.path.isfile(name):  # noqa: PTH113 - a goal may be no path at all, or too long for one
+            advice = "--goal-file takes its text as the goal; a document ends in .json or .xml, or comes on stdin: -."
+            raise UsageError(f"{visible(name)} is a file, and its name is no goal.", advice=advice)
         case (agent, goal):
             return AGENT.convert(agent, None, None), Words(text=goal)
         case (_, _, extra, *_):
             advice = 'Put the goal into quotes: bus delegate @agent "…".'
-            raise UsageError(f"There is an argument too many: {extra!r}.", advice=advice)
+            raise UsageError(f"There is one argument too many: {extra!r}.", advice=advice)
         case _:
             advice = 'Write bus delegate @agent "goal", or give a document: a file, or - for stdin.'
             raise UsageError("The agent, the goal or the document is missing.", advice=advice)
+
+
+def _with_goal(words: tuple[str, ...], path: str) -> tuple[str, Words]:
+    """The agent, and the goal from a file of plain text."""
+    if len(words) != 1:
+        advice = "Write bus delegate @agent --goal-file PATH."
+        raise UsageError("With --goal-file, only the agent is named.", advice=advice)
+    source = opened(path)
+    try:
+        text = source.data.decode("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{source.name} is no text in UTF-8.", advice="Name a file of plain text.") from error
+    if not text:
+        raise UsageError(f"{source.name} is empty.", advice="Write into it what is to be reached.")
+    return AGENT.convert(words[0], None, None), Words(text=text)
 
 
 async def _delegated(draft: Draft, settings: Settings, *, as_json: bool, wait: bool, timeout: float | None) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import click
 
-from taskbus.cli.options import errors_shown, print_json, say
+from taskbus.cli.options import errors_shown, print_json, say, unreadable
 from taskbus.errors import InvalidEnvelope, NotFound, Problem, UsageError
 
 if TYPE_CHECKING:
@@ -173,6 +173,8 @@ def _parts(name: str, tally: _Tally, *, lines: bool, lenient: bool) -> Iterator[
     except NotFound as error:
         tally.missing.append(name)
         say(f"{click.style('Error:', fg='red', bold=True)} {error.message}")
+        if error.advice:
+            say(error.advice)
 
 
 def _refuse_both(*, lines: bool, lenient: bool) -> None:
@@ -201,7 +203,7 @@ def _opened(name: str) -> Generator[BinaryIO]:
         opened = nullcontext(sys.stdin.buffer) if name == "-" else Path(name).open("rb")  # noqa: SIM115 - just below
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise NotFound(f"{_shown(name)} cannot be read: {reason}.") from error
+        raise NotFound(f"{_shown(name)} cannot be read: {reason}.", advice=unreadable(error)) from error
     with opened as stream:
         yield stream
 
@@ -255,13 +257,27 @@ def convert(
         _refuse_both(lines=lines, lenient=lenient)
         for part in _split(stream, file, lines=lines, lenient=lenient):
             source = _shown(file) if part.line is None else f"{_shown(file)}:{part.line}"
-            document = _mended(part.data) if lenient else codec.read(part.data, source=source)
+            document = _mended(part.data) if lenient else _read(part.data, source)
             wanted = {"xml": XML, "json": JSON, None: XML if document.content_type == JSON else JSON}[to]
             written = codec.encode(document.envelope, wanted, pretty=pretty).rstrip(b"\n")
             if as_json:
                 print_json({"content_type": wanted, "id": document.envelope.id, "document": written.decode()})
             else:
                 click.echo(written)
+
+
+def _read(data: bytes, source: str) -> Document:
+    from taskbus import codec
+
+    try:
+        return codec.read(data, source=source)
+    except InvalidEnvelope as error:
+        from taskbus.cli.drafts import in_short
+
+        short = in_short(data, source)
+        if short is None:
+            raise
+        raise short from error
 
 
 def _mended(data: bytes) -> Document:

@@ -18,10 +18,11 @@ import msgspec
 from msgspec import structs
 
 from taskbus import codec, shorthand
+from taskbus.cli.options import unreadable
 from taskbus.cli.rendering import visible
 from taskbus.codec import Document
 from taskbus.envelope import Completion, Delegation, Payload, Priority, Usage
-from taskbus.errors import NotFound, UsageError
+from taskbus.errors import InvalidEnvelope, NotFound, Problem, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -119,7 +120,7 @@ def sorted_out(words: Sequence[str], *, text: str | None = None, document_last: 
         found = replace(found, text=rest.pop(0))
     if rest:
         advice = 'Put a text of several words into quotes: "…".'
-        raise UsageError(f"There is an argument too many: {rest[0]!r}.", advice=advice)
+        raise UsageError(f"There is one argument too many: {rest[0]!r}.", advice=advice)
     if text and found.text is None and found.document is None:
         advice = f'Write it after the task, in quotes: {first} "…".'
         raise UsageError(f"The {text} is missing.", advice=advice)
@@ -146,7 +147,7 @@ def opened(word: str) -> Source:
             return Source(codec.read_capped(stream, source=name), name)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise NotFound(f"{visible(word)} cannot be read: {reason}.") from error
+        raise NotFound(f"{visible(word)} cannot be read: {reason}.", advice=unreadable(error)) from error
 
 
 def combined(stated: T, flag: Flag, name: str, *, default: object = None) -> T:
@@ -205,6 +206,17 @@ def drafted(
     return _from_envelope(kind, flags, nested, header, document)
 
 
+def in_short(data: bytes, source: str) -> InvalidEnvelope | None:
+    """What to say of the handoff shorthand where only envelopes are taken; None for anything else."""
+    kind = shorthand.kind(data)
+    if kind is None:
+        return None
+    error = InvalidEnvelope([Problem("document", f"{_a(kind)} in the handoff shorthand", "an envelope")], source=source)
+    command = "bus delegate FILE" if kind == "delegation" else "bus complete TASK FILE"
+    error.advice = f"This is {_a(kind)} in the handoff shorthand: `{command}` takes it."
+    return error
+
+
 def _filled_payload(payload: Payload, name: str, flags: Mapping[str, Flag], nested: Nested) -> Payload:
     for part, (_, inner) in nested.items():
         stated: msgspec.Struct = getattr(payload, part)
@@ -253,7 +265,7 @@ def _from_envelope(
     before, name = read.envelope, document.name
     if before.type != kind.TYPE:
         raise UsageError(
-            f"{name} is a {before.type}, and a {kind.TYPE} is wanted here.",
+            f"{name} is {_a(before.type)}, and {_a(kind.TYPE)} is wanted here.",
             advice="`bus publish` takes envelopes of every type.",
         )
     after = filled(
@@ -285,6 +297,10 @@ def _from_envelope(
         usage=after.usage,
         whole=whole,
     )
+
+
+def _a(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 def _shown(value: object) -> str:

@@ -14,7 +14,7 @@ import threading
 from io import BufferedIOBase, UnsupportedOperation
 from typing import TYPE_CHECKING, Final, cast
 
-from taskbus.documents import Part, split
+from taskbus.documents import Part, is_document, split
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -106,8 +106,13 @@ class _Stream:
 
     @property
     def has_line(self) -> bool:
-        """Whether a whole line is here already."""
-        return b"\n" in self._buffer
+        """Whether a whole line with a document is here already."""
+        start = 0
+        while (end := self._buffer.find(b"\n", start)) >= 0:
+            if is_document(self._buffer[start:end]):
+                return True
+            start = end + 1
+        return False
 
     def read(self, most: int) -> bytes:
         """Read to the end, but at most so much."""

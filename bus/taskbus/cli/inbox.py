@@ -7,59 +7,77 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from taskbus.append import Settlement, append
 from taskbus.cli import rendering
 from taskbus.cli.options import print_json, run_async, say, settings_options
 from taskbus.cli.records import record
 from taskbus.cli.rendering import visible
 from taskbus.cli.sending import name_of
-from taskbus.cli.values import AGENT
-from taskbus.errors import Fenced, NotFound
+from taskbus.cli.values import AGENT, COUNT
+from taskbus.errors import Conflict, Fenced, NotFound
 from taskbus.lifecycle import DELIVERED, HUMAN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from taskbus.client import Bus
-    from taskbus.lifecycle import Task
+    from taskbus.lifecycle import State, Task
     from taskbus.log import Entry
     from taskbus.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """What stands in an inbox. `worker` has it under a lease; `needs` is what the agent is to do about it."""
+    """What stands in an inbox. `worker` has it under a lease; `needs` is what the agent is to do about it.
+
+    `token` and `consumer` are those under which it was taken last, 0 and empty for what was never taken.
+    """
 
     delivery: str
     entry: Entry
     age: float
     worker: str | None
     needs: str | None
+    token: int = 0
+    consumer: str = ""
+    state: State | None = None
 
     @property
-    def settleable(self) -> bool:
-        """Whether it can go: nobody works on it, and nobody waits for the agent because of it."""
-        return self.worker is None and self.needs is None
+    def stays(self) -> str | None:
+        """Why it cannot be settled; None where nobody works on it, and nobody waits for the agent because of it."""
+        if self.worker is not None:
+            return f"the worker {self.worker} has it under a lease"
+        return _REASONS[self.needs] if self.needs is not None else None
 
 
-_COMMANDS: Mapping[str, str] = {
-    "work": "bus ack {id}",
-    "answer": 'bus answer {id} "…"',
-    "verdict": 'bus accept {id}, or bus reject {id} --comment "…"',
-    "decision": 'bus answer {id} "…", or bus delegate @agent "…" --task {id}',
+_REASONS: Mapping[str, str] = {
+    "work": "it is open work",
+    "answer": "the question has no answer yet",
+    "verdict": "the result has no verdict yet",
+    "decision": "the escalation is not decided yet",
+    "delegation": "the failed task is not handed out again yet",
 }
+_COMMANDS: Mapping[State, str] = {
+    "submitted": "bus ack {id}",
+    "working": 'bus complete {id} --status success; before that bus progress {id} "…", bus ask {id} "…"',
+    "input-required": 'bus answer {id} "…"',
+    "completed": 'bus accept {id}, or bus reject {id} --comment "…"',
+    "escalated": 'bus answer {id} "…", or bus delegate @agent "…" --task {id}',
+    "failed": 'bus delegate @agent "…" --task {id}',
+    "rejected": 'bus delegate @agent "…" --task {id}',
+}
+"""What the agent says next, by the state that the task is in, where anything is needed of it."""
 
 
 @click.command()
 @click.argument("agent", type=AGENT, required=False)
-@click.option("-n", "--limit", type=click.IntRange(min=1), default=100, help="At most so many [default: 100]")
+@click.option("-n", "--limit", type=COUNT, default=100, help="At most so many [default: 100]")
 @click.option("--settle", is_flag=True, help="Take what was shown and needs nothing more out of the inbox.")
 @settings_options
 def inbox(*, agent: str | None, limit: int, settle: bool, settings: Settings, as_json: bool) -> None:
     """Show what waits for an agent.
 
     Without an agent: for BUS_AGENT, else for @human. Reading changes nothing. --settle keeps what a worker
-    has under a lease, and what somebody waits for: open work, questions, results to judge, escalations.
+    has under a lease, and what somebody waits for: open work, questions, results to judge, escalations, failures.
 
     \b
     Examples:
@@ -77,7 +95,7 @@ async def _inbox(settings: Settings, agent: str, limit: int, *, settle: bool, as
     async with Bus.connect(settings=settings) as bus:
         found = await _waiting(bus, agent, limit + 1)
         more, found = len(found) > limit, found[:limit]
-        settled = {each.delivery for each in found if settle and await _settled(bus, agent, each)}
+        stays = {each.delivery: await _settled(bus, agent, each) for each in found} if settle else {}
     if as_json:
         waiting = [
             {
@@ -86,7 +104,8 @@ async def _inbox(settings: Settings, agent: str, limit: int, *, settle: bool, as
                 "age": round(each.age, 3),
                 "leased_by": each.worker,
                 "needs": each.needs,
-                "settled": each.delivery in settled,
+                "settled": settle and stays[each.delivery] is None,
+                **({"stays": stays[each.delivery]} if settle else {}),
             }
             for each in found
         ]
@@ -99,7 +118,10 @@ async def _inbox(settings: Settings, agent: str, limit: int, *, settle: bool, as
     if more:
         say(f"There is more: --limit {limit * 10} shows it.")
     if settle and found:
-        say(f"{len(settled)} settled, {len(found) - len(settled)} stay.")
+        kept = [each for each in found if stays[each.delivery] is not None]
+        for each in kept:
+            say(visible(f"Stays: the {each.entry.type} of task {each.entry.task}, since {stays[each.delivery]}."))
+        say(f"{len(found) - len(kept)} settled, {len(kept)} stay.")
 
 
 def _shown(each: Waiting) -> str:
@@ -107,35 +129,43 @@ def _shown(each: Waiting) -> str:
     if each.worker is not None:
         marks.append(f"leased by {visible(each.worker)}")
     shown = rendering.entry(each.entry, marks=marks)
-    if each.needs is None or each.worker is not None:
+    if each.needs is None or each.worker is not None or each.state is None:
         return shown
-    return f"{shown}\n          → {_COMMANDS[each.needs].format(id=each.entry.task)}"
+    return f"{shown}\n          → {_COMMANDS[each.state].format(id=visible(each.entry.task))}"
 
 
 async def _waiting(bus: Bus, agent: str, count: int) -> list[Waiting]:
     entries = await bus.inbox(agent).waiting(count)
     now = await bus.connection.time()
-    leases = await _leases(bus, agent, now)
+    held = await _held(bus, agent)
+    leases = await _leases(bus, agent) if held else {}
     tasks: dict[str, Task | None] = {}
     found: list[Waiting] = []
     for delivery, entry in entries:
         if entry.task not in tasks:
             tasks[entry.task] = await _task(bus, entry.task)
+        task = tasks[entry.task]
         age = max(0.0, now - entry.position.ms / 1000)
-        needs = _needs(entry, tasks[entry.task], agent)
-        found.append(Waiting(delivery, entry, age, leases.get(delivery), needs))
+        needs = _needs(entry, task, agent)
+        token, consumer = held.get(delivery, (0, ""))
+        worker = consumer if leases.get(delivery, 0.0) > now else None
+        state = task.state if task is not None else None
+        found.append(Waiting(delivery, entry, age, worker, needs, token, consumer, state))
     return found
 
 
-async def _leases(bus: Bus, agent: str, now: float) -> dict[str, str]:
-    """The worker that holds each delivery whose lease has not lapsed."""
+async def _held(bus: Bus, agent: str) -> dict[str, tuple[int, str]]:
+    """Token and worker of each delivery that was taken, whether or not its lease has lapsed."""
     held = await bus.connection.hash(bus.keys.held(agent))
-    if not held:
-        return {}
+    parts = {delivery: value.partition(" ") for delivery, value in held.items()}
+    return {delivery: (int(token), consumer) for delivery, (token, _, consumer) in parts.items()}
+
+
+async def _leases(bus: Bus, agent: str) -> dict[str, float]:
+    """When the lease of each delivery ends, in seconds since 1970."""
     reply = await bus.connection.execute("ZRANGE", bus.keys.leases(agent), 0, -1, "WITHSCORES")
     flat = cast("list[bytes]", reply)
-    ends = {name.decode(): float(end) / 1000 for name, end in zip(flat[::2], flat[1::2], strict=True)}
-    return {delivery: value.partition(" ")[2] for delivery, value in held.items() if ends.get(delivery, 0.0) > now}
+    return {name.decode(): float(end) / 1000 for name, end in zip(flat[::2], flat[1::2], strict=True)}
 
 
 async def _task(bus: Bus, name: str) -> Task | None:
@@ -158,17 +188,23 @@ def _needs(entry: Entry, task: Task | None, agent: str) -> str | None:
             return "verdict"
         case "escalation" if task.state == "escalated" and task.coordinator == agent:
             return "decision"
+        case "completion" | "acknowledgment" if task.state in ("failed", "rejected") and task.delegator == agent:
+            return "delegation" if task.cause in (None, entry.id) else None
         case _:
             return None
 
 
-async def _settled(bus: Bus, agent: str, each: Waiting) -> bool:
-    """Take a delivery out of the inbox, unless a worker has taken it meanwhile."""
-    if not each.settleable:
-        return False
+async def _settled(bus: Bus, agent: str, each: Waiting) -> str | None:
+    """Take a delivery out of the inbox; returns why it stays, None where it does not."""
+    from taskbus.append import Settlement, append
+
+    if each.stays is not None:
+        return each.stays
+    settlement = Settlement(agent, each.delivery, each.token, each.consumer, each.entry.task)
     try:
-        await append(bus.connection, bus.keys, [], settlements=[Settlement(agent, each.delivery, 0)])
+        await append(bus.connection, bus.keys, [], settlements=[settlement])
     except Fenced:
-        # A worker took it after we looked: it is the worker's now.
-        return False
-    return True
+        return "a worker has taken it meanwhile"
+    except Conflict as error:
+        return f"the bus keeps it: {error.message.rstrip('.')}"
+    return None

@@ -138,10 +138,10 @@ def entry(found: Entry, *, marks: Sequence[str] = (), width: int | None = None) 
         *marks,
         click.style(visible(found.task), dim=True),
     )
-    return "\n".join(("  ".join(head), *_indented(text, width)))
+    return "\n".join(("  ".join(head), *_indented(text, width, found.task)))
 
 
-def _indented(text: str, width: int) -> Iterator[str]:
+def _indented(text: str, width: int, task: str) -> Iterator[str]:
     room = max(20, width - _INDENT)
     shown = [
         part
@@ -150,7 +150,7 @@ def _indented(text: str, width: int) -> Iterator[str]:
     ]
     yield from (" " * _INDENT + line for line in shown[:_LINES])
     if len(shown) > _LINES:
-        more = f"… {len(shown) - _LINES} more lines; `bus audit` and `bus tail --json` show all"
+        more = f"… {len(shown) - _LINES} more lines; to see all: bus task {visible(task)}"
         yield " " * _INDENT + click.style(more, dim=True)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -14,11 +13,13 @@ from taskbus.cli.options import exit_code, print_json, run_async, say, settings_
 from taskbus.cli.rendering import visible
 from taskbus.cli.selection import Form, Selection, form, selection_options, show
 from taskbus.cli.values import SPEED
-from taskbus.errors import InvalidEnvelope, TaskbusError, UsageError
+from taskbus.envelope import MAX_BYTES
+from taskbus.errors import InvalidEnvelope, Problem, Skipped, TaskbusError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from taskbus.append import Appended
     from taskbus.client import Bus
     from taskbus.codec import Document
     from taskbus.log import Entry
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
     from taskbus.settings import Settings
 
 _BATCH: Final = 100
+_BATCH_BYTES: Final = 4 << 20
 _LISTED: Final = 100
-_LAST_SEQUENCE: Final = 2**64 - 1
 
 
 @click.command()
@@ -51,7 +52,8 @@ def replay(
     """Read the log again, to the screen or into another namespace.
 
     Into another namespace goes what the senders wrote, byte for byte and in order; workers of that namespace
-    will act on it. Doing it twice changes nothing.
+    will act on it. Where it refuses an envelope, the rest of that task is left out, so that doing it twice changes
+    nothing.
 
     \b
     Examples:
@@ -108,14 +110,8 @@ def _first(text: str | None) -> Position:
 
 def _last(text: str | None) -> Position | None:
     from taskbus import moment
-    from taskbus.position import Position
 
-    if text is None:
-        return None
-    found = moment.parse(text)
-    if isinstance(found, datetime):
-        return Position(0, int(found.timestamp() * 1000), _LAST_SEQUENCE)
-    return found
+    return None if text is None else moment.until(text)
 
 
 async def _to_screen(settings: Settings, passage: Passage, form: Form) -> None:
@@ -128,66 +124,111 @@ async def _to_screen(settings: Settings, passage: Passage, form: Form) -> None:
 
 @dataclass(slots=True)
 class _Tally:
-    """What became of the entries, and the first refusals."""
+    """What became of the entries, and the first refusals; `stopped` are the tasks of which one was refused."""
 
     appended: int = 0
     repeated: int = 0
     refused: int = 0
+    skipped: int = 0
     errors: list[tuple[Entry, TaskbusError]] = field(default_factory=list)
+    stopped: set[str] = field(default_factory=set)
 
     def refuse(self, entry: Entry, error: TaskbusError) -> None:
         self.refused += 1
+        self.stopped.add(entry.task)
         if len(self.errors) < _LISTED:
             self.errors.append((entry, error))
+
+
+class _Copy:
+    """Publishes entries into another namespace, in order and in batches.
+
+    A refusal stops its task: what stands behind it was written in a state that the task does not have there, and a
+    second replay would append what the first one refused.
+    """
+
+    def __init__(self, target: Bus) -> None:
+        self.tally = _Tally()
+        self._target = target
+        self._batch: list[tuple[Entry, Document]] = []
+        self._size = 0
+
+    async def add(self, entry: Entry) -> None:
+        """Take an entry; when a batch is full, it is published."""
+        try:
+            document = _document(entry)
+        except InvalidEnvelope as error:
+            # First what stands before it: that goes in, even of the same task.
+            await self.flush()
+            self._judge(entry, error)
+            return
+        self._batch.append((entry, document))
+        self._size += len(document.body) + len(document.source or b"")
+        if len(self._batch) >= _BATCH or self._size >= _BATCH_BYTES:
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Publish what was taken: all that is legal in one step, without anything that stands behind a refusal."""
+        batch, self._batch, self._size = self._batch, [], 0
+        batch = [(entry, document) for entry, document in batch if self._judge(entry, None)]
+        while batch:
+            answers = await self._target.publish_many([document for _, document in batch], atomic=True)
+            # All or nothing, so that nothing behind a refusal gets in before it is known.
+            kept = [each for each, answer in zip(batch, answers, strict=True) if self._judge(each[0], answer)]
+            if len(kept) == len(batch):
+                repeated = sum(not isinstance(answer, TaskbusError) and answer.repeated for answer in answers)
+                self.tally.repeated += repeated
+                self.tally.appended += len(batch) - repeated
+                return
+            batch = kept
+
+    def _judge(self, entry: Entry, answer: Appended | TaskbusError | None) -> bool:
+        """Whether an entry may still go in, for all that is known by now; one that may not is counted."""
+        if entry.task in self.tally.stopped:
+            self.tally.skipped += 1
+            return False
+        if isinstance(answer, TaskbusError) and not isinstance(answer, Skipped):
+            self.tally.refuse(entry, answer)
+            return False
+        return True
 
 
 async def _into(settings: Settings, passage: Passage, namespace: str, *, as_json: bool) -> None:
     from taskbus.client import Bus  # redis is slow to import
 
-    tally = _Tally()
     async with Bus.connect(settings=settings) as bus:
-        target = Bus(bus.connection, namespace)
-        batch: list[tuple[Entry, Document]] = []
+        copy = _Copy(Bus(bus.connection, namespace))
         async for entry in passage.entries(bus):
-            try:
-                batch.append((entry, _document(entry)))
-            except InvalidEnvelope as error:
-                tally.refuse(entry, error)
-            if len(batch) >= _BATCH or passage.speed < math.inf:
-                await _publish(target, batch, tally)
-                batch.clear()
-        await _publish(target, batch, tally)
-    _tell(tally, namespace, as_json=as_json)
-    if tally.errors:
-        raise click.exceptions.Exit(exit_code(tally.errors[0][1]))
+            await copy.add(entry)
+            if passage.speed < math.inf:
+                await copy.flush()
+        await copy.flush()
+    _tell(copy.tally, namespace, as_json=as_json)
+    if copy.tally.errors:
+        raise click.exceptions.Exit(exit_code(copy.tally.errors[0][1]))
 
 
 def _document(entry: Entry) -> Document:
+    """The document as it was published. Raises InvalidEnvelope for one that could not be published any more."""
     from taskbus.codec import Document
 
+    size = len(entry.source or b"")
+    if size > MAX_BYTES:
+        raise InvalidEnvelope([Problem("source", f"{size} bytes", f"at most {MAX_BYTES} bytes")])
     return Document(entry.envelope, entry.body, entry.content_type, entry.source, entry.source_type)
-
-
-async def _publish(target: Bus, batch: list[tuple[Entry, Document]], tally: _Tally) -> None:
-    answers = await target.publish_many([document for _, document in batch])
-    for (entry, _), answer in zip(batch, answers, strict=True):
-        if isinstance(answer, TaskbusError):
-            tally.refuse(entry, answer)
-        elif answer.repeated:
-            tally.repeated += 1
-        else:
-            tally.appended += 1
 
 
 def _tell(tally: _Tally, namespace: str, *, as_json: bool) -> None:
     if as_json:
         errors = [{"position": str(entry.position), **error.details()} for entry, error in tally.errors]
         counts = {"appended": tally.appended, "repeated": tally.repeated, "refused": tally.refused}
-        print_json({"into": namespace, **counts, "errors": errors})
+        print_json({"into": namespace, **counts, "skipped": tally.skipped, "errors": errors})
         return
     for entry, error in tally.errors:
         say(visible(f"{entry.position} {entry.type} of task {entry.task}: {error.message}"))
     if tally.refused > len(tally.errors):
         say(f"… and {tally.refused - len(tally.errors)} more.")
     counts = f"{tally.appended} appended, {tally.repeated} were there already, {tally.refused} refused"
+    if tally.skipped:
+        counts += f", {tally.skipped} left out, because an earlier one of their task was refused"
     say(f"Into {namespace} {counts}.")

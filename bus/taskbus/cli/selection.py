@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 import click
 
 from taskbus.cli import records, rendering
+from taskbus.cli.beginnings import task_of
 from taskbus.cli.options import say
 from taskbus.cli.values import AGENT, TASK
 from taskbus.envelope import MESSAGE_TYPES, PRIORITIES
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from taskbus.client import Bus
+    from taskbus.lifecycle import Task
     from taskbus.log import Entry
 
 R = TypeVar("R")
@@ -51,16 +53,20 @@ class Selection:
         return not self.agents or not self.agents.isdisjoint((entry.sender, entry.recipient))
 
     async def resolved(self, bus: Bus) -> Selection:
-        """The same with the root of the tree that was asked for; tells the user of an unknown task."""
-        name = self.tree or self.task
-        if name is None:
-            return self
+        """The same with the whole ID of the task that was asked for, and the root of the tree.
+
+        Tells the user of an unknown task. Raises UsageError where several tasks have an ID that begins so.
+        """
+        tree, task = await self._known(bus, self.tree), await self._known(bus, self.task)
+        root = tree[1].root or tree[0] if tree is not None else self.tree
+        return replace(self, tree=root, task=task[0] if task is not None else self.task)
+
+    async def _known(self, bus: Bus, name: str | None) -> tuple[str, Task] | None:
         try:
-            root = (await bus.task(name)).root or name
+            return await task_of(bus, name) if name is not None else None
         except NotFound:
             say(f"There is no task {name} on this bus yet.")
-            return self
-        return replace(self, tree=root) if self.tree is not None else self
+            return None
 
 
 def selection_options(command: Callable[..., R]) -> Callable[..., R]:

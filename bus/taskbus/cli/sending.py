@@ -15,6 +15,8 @@ import click
 from msgspec import structs
 
 from taskbus import codec
+from taskbus.cli.beginnings import task_of
+from taskbus.cli.criteria import compared
 from taskbus.cli.drafts import drafted
 from taskbus.cli.options import print_json, run_async, say
 from taskbus.cli.records import record
@@ -22,7 +24,7 @@ from taskbus.cli.rendering import entry as rendered
 from taskbus.cli.rendering import visible
 from taskbus.cli.values import AGENT
 from taskbus.codec import Document
-from taskbus.envelope import Answer, Delegation, Escalation, Payload, compose
+from taskbus.envelope import Answer, Delegation, Escalation, Payload, Question, compose
 from taskbus.errors import LifecycleConflict, NotFound, TimedOut, UsageError
 from taskbus.lifecycle import HUMAN, event_of
 
@@ -93,7 +95,9 @@ async def _spoken(draft: Draft, settings: Settings, speaker: Speaker, *, token: 
     from taskbus.client import Bus  # redis is slow to import
 
     async with Bus.connect(settings=settings) as bus:
-        report(await send(bus, draft, settings, speaker, token=token), as_json=as_json)
+        sent = await send(bus, draft, settings, speaker, token=token)
+        report(sent, as_json=as_json)
+        await compared(bus, sent.envelope)
 
 
 def name_of(agent: str | None) -> str | None:
@@ -120,12 +124,19 @@ async def send(bus: Bus, draft: Draft, settings: Settings, speaker: Speaker, *, 
     try:
         appended = await bus.publish(document, token=token)
     except LifecycleConflict as error:
-        if spoken_for == HUMAN and envelope.sender == HUMAN:
+        if error.reason == "recipient" and envelope.type == Question.TYPE:
+            error.advice = "Leave --to out to ask the delegator, or ask with --to @human."
+        elif spoken_for == HUMAN and (envelope.type, "delegator") in _permitted(error):
             task = await bus.task(envelope.task)
             if task.delegator != HUMAN:
                 error.advice = f"{error.advice or ''} To speak as another: --as {task.delegator}".strip()
         raise
     return Sent(envelope, appended, await bus.task(envelope.task))
+
+
+def _permitted(error: LifecycleConflict) -> set[tuple[str, str]]:
+    """What would be accepted, and from whom."""
+    return {(kind, role) for kind, roles in error.legal for role in roles}
 
 
 async def _document(
@@ -140,7 +151,8 @@ async def _document(
         if name is None:
             advice = "Name the task before the document: bus complete TASK FILE."
             raise UsageError("It is not said which task it is about.", advice=advice)
-        task, draft = await bus.task(name), replace(draft, task=name)
+        name, task = await task_of(bus, name)
+        draft = replace(draft, task=name)
     sender, default = draft.sender or name_of(settings.agent), None
     if sender is None:
         sender = default = task.assignee if speaker == "assignee" and task else HUMAN

@@ -10,6 +10,8 @@ from taskbus.cli.options import run_async, say, settings_options
 from taskbus.cli.selection import Form, Selection, form, selection_options, show
 from taskbus.cli.sending import incident
 from taskbus.cli.stopping import quiet_stop
+from taskbus.cli.values import COUNT_OR_NONE
+from taskbus.errors import TimedOut
 from taskbus.log import Entry
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ _PAGE = 500
 
 
 @click.command()
-@click.option("-n", "--last", type=click.IntRange(min=0), help="Begin with so many older ones [default: 10]")
+@click.option("-n", "--last", type=COUNT_OR_NONE, help="Begin with so many older ones [default: 10]")
 @click.option("--since", metavar="MOMENT", help="Begin with all since then: 10m, a time, or a position.")
 @click.option("--no-follow", is_flag=True, help="End after what is there already.")
 @selection_options
@@ -59,33 +61,45 @@ async def _tail(
     from taskbus.position import START
 
     after = moment.before(moment.position(since)) if since is not None else START
-    with quiet_stop():
+    with quiet_stop() as stop:
+
+        def shown(entry: Entry) -> None:
+            with stop.writing():
+                show(entry, form)
+
         async with Bus.connect(settings=settings) as bus:
             selection = await selection.resolved(bus)
             end = await bus.log.end()
             if since is not None and last is None:
                 async for entry in bus.log.read(after, end):
                     if selection.takes(entry):
-                        show(entry, form)
+                        shown(entry)
             else:
                 for entry in await _latest(bus, selection, after, end, _LAST if last is None else last):
-                    show(entry, form)
+                    shown(entry)
             if not follow:
                 return
             if form == "pretty" and end == START:
                 say(f"The log of {bus.namespace} is empty; waiting for the first envelope.")
             async for entry in bus.log.follow(end, on_incident=incident):
                 if entry.position > after and selection.takes(entry):
-                    show(entry, form)
+                    shown(entry)
 
 
 async def _latest(bus: Bus, selection: Selection, after: Position, end: Position, count: int) -> list[Entry]:
     """The last `count` selected entries after `after` and up to `end`, the oldest of them first."""
     found: list[Entry] = []
-    page = count if selection == Selection() else _PAGE
+    page = min(count, _PAGE) if selection == Selection() else _PAGE
     until = end.entry
     while len(found) < count:
-        entries = await bus.connection.revrange(bus.keys.log, until, f"({after.entry}", page)
+        try:
+            entries = await bus.connection.revrange(bus.keys.log, until, f"({after.entry}", page)
+        except TimedOut:
+            if page == 1:
+                raise
+            # They are large, and so many of them take too long.
+            page = max(1, page // 8)
+            continue
         for position, fields in entries:
             entry = Entry.of(position, fields)
             until = f"({position}"

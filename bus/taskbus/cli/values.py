@@ -6,7 +6,6 @@ and read envelopes.
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Final
@@ -18,9 +17,6 @@ from taskbus import moment
 from taskbus.envelope import Name, TaskID
 from taskbus.errors import UsageError
 
-_DURATION = re.compile(r"(?:\d{1,9}(?:\.\d{1,3})?[smhdw])+")
-_PART = re.compile(r"([\d.]+)([smhdw])")
-_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _YEAR: Final = 366 * 86400
 _MOST_COST: Final = Decimal(2**53 - 1) / 1_000_000
 
@@ -63,7 +59,7 @@ class _Deadline(click.ParamType[datetime]):
             return value
         text, now = str(value).strip(), datetime.now(UTC)
         try:
-            ahead = _duration(text)
+            ahead = moment.duration(text)
             at = moment.parse(text, now=now) if ahead is None else now + timedelta(seconds=ahead)
         except UsageError as error:
             self.fail(f"{error.message} {_DEADLINE_ADVICE}", param, ctx)
@@ -143,20 +139,33 @@ class _Seconds(click.ParamType[float]):
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
         text = str(value).strip()
-        seconds = _duration(text if text[-1:] in _UNITS else f"{text}s")
+        seconds = moment.duration(text if text[-1:].isalpha() else f"{text}s")
         if seconds is None or seconds > _YEAR:
             self.fail(f"{value!r} is no duration up to a year: write 30s, 5m, 2h.", param, ctx)
         return seconds
 
 
-def _duration(text: str) -> float | None:
-    """A duration in seconds, such as that of 90s or 1h30m; None for anything else."""
-    if not _DURATION.fullmatch(text):
-        return None
-    return sum(float(amount) * _UNITS[unit] for amount, unit in _PART.findall(text))
+class _Number(click.ParamType[int]):
+    """A whole number from `least` to `most`; what the server cannot count never reaches it."""
+
+    name = "number"
+
+    def __init__(self, least: int, most: int) -> None:
+        self.least = least
+        self.most = most
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        text = str(value).strip()
+        # Of more digits, Python would not read any number.
+        if not text.isdecimal() or len(text) > 20 or not self.least <= int(text) <= self.most:
+            self.fail(f"{value!r} is no number from {self.least} to {self.most}.", param, ctx)
+        return int(text)
 
 
 AGENT: Final = _Agent()
+COUNT: Final = _Number(1, 10**9)
+COUNT_OR_NONE: Final = _Number(0, 10**9)
+TOKEN: Final = _Number(1, 2**63 - 1)
 TASK: Final = _Task()
 DEADLINE: Final = _Deadline()
 FRACTION: Final = _Fraction()

@@ -15,7 +15,7 @@ from taskbus.cli.drafts import Draft, Flag, Header, Nested, Words, drafted, sort
 from taskbus.cli.options import print_json, run_async, say, settings_options
 from taskbus.cli.rendering import entry as rendered
 from taskbus.cli.sending import answer, answer_text, ended_summary, report, send, speak, tell, token_for
-from taskbus.cli.values import AGENT, DOLLARS, FRACTION, SECONDS
+from taskbus.cli.values import AGENT, DOLLARS, FRACTION, SECONDS, TOKEN
 from taskbus.envelope import (
     Acknowledgment,
     Artifact,
@@ -40,7 +40,7 @@ CATEGORIES = ("execution", "validation", "integration", "architectural")
 
 
 def _voice(command: Callable[..., Any]) -> Callable[..., Any]:
-    command = click.option("--token", type=int, help="The delivery's fencing token; default BUS_TOKEN.")(command)
+    command = click.option("--token", type=TOKEN, help="The delivery's fencing token; default BUS_TOKEN.")(command)
     help = "Who speaks; default BUS_AGENT, else the task's assignee, by hand."
     return click.option("--as", "sender", type=AGENT, help=help)(settings_options(command))
 
@@ -127,8 +127,8 @@ def progress(
 @click.command()
 @click.argument("words", nargs=-1, metavar="TASK TEXT|FILE|-")
 @click.option("--blocks", multiple=True, help="What cannot go on without an answer; may be repeated.")
-@click.option("--to", "recipient", type=AGENT, help="Whom to ask; default the delegator.")
-@click.option("--wait", is_flag=True, help="Wait for the answer, and print it.")
+@click.option("--to", "recipient", type=AGENT, help="Whom to ask: the delegator (the default), or @human.")
+@click.option("--wait", is_flag=True, help="Wait for the answer, and print it; not inside a worker.")
 @click.option("--timeout", type=SECONDS, help="With --wait: how long, as in 90s or 10m; then 6.")
 @_voice
 def ask(
@@ -144,6 +144,8 @@ def ask(
     as_json: bool,
 ) -> None:
     """Ask something without which the work cannot go on.
+
+    Only the task's delegator and @human may answer, so only they can be asked.
 
     \b
     Examples:
