@@ -56,6 +56,20 @@ def test_a_task_that_goes_wrong_and_is_handed_out_again(bus: Console) -> None:
     assert entries[-1].recipient == "@kilo"
 
 
+def test_what_is_said_names_its_cause_and_its_tree(bus: Console) -> None:
+    """Each envelope follows from the one that brought the task into its state, so that an audit can say why."""
+    root = bus.ok("delegate", "@kilo", "Add a cache")
+    part = bus.ok("delegate", "@cline", "Measure it", "--parent", root, "--as", "@kilo")
+    bus.ok("ack", part)
+    bus.ok("progress", part, "half way")
+    bus.ok("complete", part, "--status", "success")
+    entries = [entry for entry in bus.log() if entry.task == part]
+    delegated, taken, told, done = (entry.envelope for entry in entries)
+    causes = [envelope.context.causation_id for envelope in (taken, told, done)]
+    assert causes == [delegated.id, taken.id, taken.id]
+    assert {envelope.context.correlation_id for envelope in (delegated, taken, told, done)} == {root}
+
+
 def test_a_delegation_carries_every_flag(bus: Console) -> None:
     """What the flags say stands in the envelope, in its place."""
     before = datetime.now(UTC)
