@@ -54,10 +54,27 @@ class Appended(Struct, frozen=True):
 
 
 class Submission(Struct, frozen=True):
-    """A document on its way to the log, with the fencing token of the delivery that it is the outcome of."""
+    """A document on its way to the log, with the fencing token of the delivery that it is the outcome of.
+
+    Raises InvalidEnvelope for one that could not be appended: the script takes words apart at spaces, so a document
+    that nobody read, and nobody checked, ends here.
+    """
 
     document: Document
     token: int | None = None
+
+    def __post_init__(self) -> None:
+        document, envelope = self.document, self.document.envelope
+        context = envelope.context
+        words = (
+            f"{envelope.id} {envelope.sender} {envelope.recipient} {context.task_id} {context.parent_task or '-'} "
+            f"{context.correlation_id or '-'} {document.source_type or '-'}"
+        )
+        if len(words.split()) != 7 or document.content_type not in _FORMS or len(document.source or b"") > MAX_BYTES:
+            raise _unfit(document)
+        if context.deadline is not None and context.deadline < context.timestamp:
+            found, expected = f"{context.deadline:%FT%TZ}", f"a time after the timestamp, {context.timestamp:%FT%TZ}"
+            raise InvalidEnvelope([Problem("context.deadline", found, expected)])
 
 
 class Settlement(Struct, frozen=True):
@@ -150,22 +167,14 @@ def _arguments(submission: Submission) -> tuple[str | bytes | int, ...]:
     review = 0 if isinstance(payload, Delegation) and not payload.review_required else 1
     seldom = (
         f"{context.parent_task or '-'} {context.correlation_id or '-'} {envelope.priority} {deadline} {review} "
-        f"{_FORMS.get(document.content_type)} {document.source_type or '-'}"
+        f"{_FORMS[document.content_type]} {document.source_type or '-'}"
     )
-    event, name = event_of(envelope), context.task_id
-    # The script takes words apart at spaces, so a document that nobody read, and nobody checked, ends here.
-    words = f"{envelope.id} {event} {envelope.sender} {envelope.recipient} {name} {seldom}"
-    if len(words.split()) != 12 or document.content_type not in _FORMS or len(document.source or b"") > MAX_BYTES:
-        raise _unfit(document)
-    if context.deadline is not None and context.deadline < context.timestamp:
-        found, expected = f"{context.deadline:%FT%TZ}", f"a time after the timestamp, {context.timestamp:%FT%TZ}"
-        raise InvalidEnvelope([Problem("context.deadline", found, expected)])
     return (
         envelope.id,
-        event,
+        event_of(envelope),
         envelope.sender,
         envelope.recipient,
-        name,
+        context.task_id,
         "" if token is None else token,
         seldom,
         document.body,
@@ -227,7 +236,7 @@ def _refusal(submission: Submission, reply: list[bytes]) -> TaskbusError:
             task=envelope.task,
             envelope=envelope.id,
         )
-    addressees = {"question": f"the delegator, {delegator}, or @human", "delegation": "an agent, and @bus is none"}
+    addressees = {"question": f"the delegator, {delegator}, or @human", "delegation": "an agent"}
     addressee = addressees.get(envelope.type, f"the assignee, {assignee}")
     what = {
         "lifecycle": f"{envelope.sender} may not send {_a(event_of(envelope).replace(':', ' '))}",

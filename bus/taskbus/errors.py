@@ -89,6 +89,8 @@ class Conflict(TaskbusError):
 class Skipped(Conflict):
     """Not appended, because another envelope of the same call was refused."""
 
+    advice = "Mend the one that was refused, and send all of them again."
+
 
 class LifecycleConflict(Conflict):
     """The envelope is not legal in the state that its task is in.

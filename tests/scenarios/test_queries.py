@@ -448,3 +448,11 @@ def test_every_help_has_an_example(run_bus, command):
     shown = run_bus(command, "--help").stdout
     assert "Example" in shown
     assert f"\n    bus {command}" in shown
+
+
+@pytest.mark.parametrize("command", ["tasks", "audit"])
+def test_a_number_that_cannot_be_meant(run_bus, command):
+    """More rows than any database has are a usage error, not a fault."""
+    done = run_bus(command, "-n", "99999999999999999999")
+    assert done.code == 2
+    assert "Traceback" not in done.stderr

@@ -364,6 +364,9 @@ def test_who_can_be_asked(bus: Console) -> None:
     bus.ok("answer", task, "a")
     assert bus.ok("ask", task, "q?", "--to", "@lead") == "input-required"
     assert "or @human" in bus.ok("ask", "--help")
+    nobody = bus("delegate", "@bus", "g")
+    assert nobody.code == 4
+    assert "Name the agent" in nobody.stderr
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import anyio
+import msgspec
 import pytest
 
 import taskbus
 from taskbus import Acknowledgment, Appended, Bus, Delegation, Position, Status, compose
+from taskbus.codec import document
 from taskbus.errors import InvalidEnvelope, LifecycleConflict, NotFound, Skipped, UsageError
 
 pytestmark = pytest.mark.anyio
@@ -52,12 +54,14 @@ async def test_publishing_many_answers_each_in_order(bus):
     good = [delegation(goal=str(n)) for n in range(25)]
     bad = compose(Status(progress="p"), sender="@kilo", recipient="@boss", task="nowhere")
     invalid = delegation(goal="")
-    given = [*good[:10], bad, *good[10:20], invalid, *good[20:]]
+    unfit = msgspec.structs.replace(document(delegation()), content_type="text/plain")
+    given = [*good[:10], bad, *good[10:20], invalid, unfit, *good[20:]]
     answers = await bus.publish_many(given, batch=7)
     assert [type(answer) for answer in answers] == [
         *[Appended] * 10,
         NotFound,
         *[Appended] * 10,
+        InvalidEnvelope,
         InvalidEnvelope,
         *[Appended] * 5,
     ]

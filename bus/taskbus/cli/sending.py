@@ -24,7 +24,7 @@ from taskbus.cli.rendering import entry as rendered
 from taskbus.cli.rendering import visible
 from taskbus.cli.values import AGENT
 from taskbus.codec import Document
-from taskbus.envelope import Answer, Delegation, Escalation, Payload, Question, compose
+from taskbus.envelope import Answer, Delegation, Escalation, Payload, compose
 from taskbus.errors import LifecycleConflict, NotFound, TimedOut, UsageError
 from taskbus.lifecycle import HUMAN, event_of
 
@@ -53,6 +53,11 @@ _NEXT: Mapping[State, str] = {
     "escalated": '{coordinator} is to decide: bus answer {id} "…", or bus delegate @agent "…" --task {id}',
     "canceled": "It is over.",
 }
+_RECIPIENTS: Mapping[str, str] = {
+    "question": "Leave --to out to ask the delegator, or ask with --to @human.",
+    "delegation": "Name the agent that is to do it, as in @kilo.",
+}
+"""What to do about a refused recipient."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +129,8 @@ async def send(bus: Bus, draft: Draft, settings: Settings, speaker: Speaker, *, 
     try:
         appended = await bus.publish(document, token=token)
     except LifecycleConflict as error:
-        if error.reason == "recipient" and envelope.type == Question.TYPE:
-            error.advice = "Leave --to out to ask the delegator, or ask with --to @human."
+        if error.reason == "recipient" and envelope.type in _RECIPIENTS:
+            error.advice = _RECIPIENTS[envelope.type]
         elif spoken_for == HUMAN and (envelope.type, "delegator") in _permitted(error):
             task = await bus.task(envelope.task)
             if task.delegator != HUMAN:
