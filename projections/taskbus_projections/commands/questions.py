@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from taskbus.cli.options import say
-from taskbus.cli.values import COUNT_OR_NONE
 from taskbus_projections.commands.asking import (
     Asked,
     Late,
@@ -40,7 +39,9 @@ if TYPE_CHECKING:
     help="Only those that this agent is to do.",
 )
 @click.option("--tree", "root", metavar="TASK", help="Only the tree of this task: its root and all parts.")
-@click.option("-n", "--limit", type=COUNT_OR_NONE, default=50, help="At most so many, 0 for all [default: 50]")
+@click.option(
+    "-n", "--limit", type=click.IntRange(0, 10**9), default=50, help="At most so many, 0 for all [default: 50]"
+)
 @query_options
 def tasks(*, states: tuple[str, ...], assignee: str | None, root: str | None, limit: int, asked: Asked) -> None:
     r"""Show the task board: every task, and how it stands.
@@ -138,7 +139,7 @@ def task(*, task_id: str, asked: Asked) -> None:
 @click.option(
     "-n",
     "--limit",
-    type=COUNT_OR_NONE,
+    type=click.IntRange(0, 10**9),
     default=100,
     help="The newest so many, 0 for all [default: 100]",
 )
