@@ -302,11 +302,13 @@ async def test_a_stopped_worker_finishes_what_it_has(bus):
 async def test_stopping_wakes_a_worker_that_waits(bus):
     """A worker that waits for work stops at once."""
     worker = bus.worker("@kilo", lambda _work: None)
-    with anyio.fail_after(10):
+    with anyio.move_on_after(10) as patience:
         async with anyio.create_task_group() as group:
             group.start_soon(worker.run)
             await anyio.sleep(0.1)
             worker.stop()
+    assert not patience.cancelled_caught
+    assert worker.settled == 0
 
 
 async def test_a_worker_outlives_its_server(namespace):

@@ -58,6 +58,16 @@ def state(valkey, namespace):
     return lambda task="t": anyio.run(ask, task)
 
 
+def test_a_subprocess_that_takes_too_long_is_ended(run_bus, delegate):
+    """--timeout ends the subprocess, and the task has failed for that reason."""
+    delegate()
+    done = run_bus("agent", "run", "kilo", "--once", "--json", "--timeout", "0.3", "--", "sleep", "600")
+    assert done.code == 0
+    (line,) = done.lines()
+    assert (line["outcome"], line["status"]) == ("completion", "failure")
+    assert "not done after 0.3 s" in line["message"]
+
+
 def test_each_settled_delivery_is_a_line_of_json(run_bus, delegate):
     """A program that starts workers reads from stdout what became of each delivery."""
     delegate("a")
