@@ -32,10 +32,13 @@ types: ready
 imports: ready
     {{ python }} -c 'from importlinter.cli import lint_imports_command as run; run()' --no-logo
 
-# Resolve both lock files anew; `just lock --upgrade` moves to the newest versions (needs uv and a package index)
+# Resolve the lock files anew; `just lock --upgrade` moves to the newest versions (needs uv and a package index)
 lock *args:
     {{ compile }} {{ args }} --extra server --output-file requirements.lock
-    {{ compile }} {{ args }} --all-extras --constraint requirements.lock --output-file requirements-dev.lock
+    {{ compile }} {{ args }} --extra server --extra test --extra dev --constraint requirements.lock \
+        --output-file requirements-dev.lock
+    {{ compile }} {{ args }} --extra server --extra bench --constraint requirements-dev.lock \
+        --output-file requirements-bench.lock
 
 # Write the generated files under schemas/ anew
 schemas: ready
@@ -44,6 +47,10 @@ schemas: ready
 # Measure
 bench *args:
     bin/bench {{ args }}
+
+# Kill, cut and stop servers and workers at random, and check what is left
+chaos *args:
+    bin/chaos {{ args }}
 
 # Tell the whole story on an embedded server
 demo *args:

@@ -1,5 +1,6 @@
 # shellcheck shell=sh
-# Makes .venv complete: sourced by bin/bus, bin/bench (`setup bus`) and bin/test (`setup test`), with $root set.
+# Makes .venv complete: sourced by bin/bus (`setup bus`), bin/test (`setup test`) and bin/bench (`setup bench`), with
+# $root set.
 #
 # It installs what the lock file pins and then this folder, editable, with uv where it is found, else with pip.
 # When nothing has changed since the last time it says nothing, needs no network and costs one cksum.
@@ -35,6 +36,7 @@ setup() {
 lock_file() {
     case $1 in
         test) printf '%s\n' "$root/requirements-dev.lock" ;;
+        bench) printf '%s\n' "$root/requirements-bench.lock" ;;
         *) printf '%s\n' "$root/requirements.lock" ;;
     esac
 }
@@ -105,13 +107,16 @@ make_current() {
 
     # A .venv that is not ours (made by hand) is never marked: it is completed, whatever happens on the way.
     if [ -e "$venv/.taskbus-bus" ]; then : >"$venv/.taskbus-incomplete"; fi
-    rm -f "$venv/.taskbus-bus" "$venv/.taskbus-test"
+    # What the lock files have in common they pin alike: what was made from them as they are now stays as it is.
+    for kind in bus test bench; do
+        is_current "$kind" || rm -f "$venv/.taskbus-$kind"
+    done
     lock=$(lock_file "$1")
     say "installing what ${lock##*/} pins"
     install --require-hashes --requirement "$lock"
     install --no-deps --no-build-isolation --editable "$root"
-    # The lock file of the tests holds all that is in the smaller one.
-    if [ "$1" = test ]; then stamp bus >"$venv/.taskbus-bus"; fi
+    # The other lock files hold all that is in the smallest one.
+    if [ "$1" != bus ]; then stamp bus >"$venv/.taskbus-bus"; fi
     printf '%s\n' "$made_from" >"$venv/.taskbus-$1"
     rm -f "$venv/.taskbus-incomplete"
     say 'ready'

@@ -24,7 +24,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-LOCKS = ["requirements.lock", "requirements-dev.lock"]
+LOCKS = ["requirements.lock", "requirements-dev.lock", "requirements-bench.lock"]
 PACKAGES = {
     "taskbus": ROOT / "bus" / "taskbus",
     "taskbus_agents": ROOT / "agents" / "taskbus_agents",
@@ -94,7 +94,7 @@ def test_lock_names_no_place(lock):
 
 @pytest.mark.parametrize(
     ("lock", "extras"),
-    [("requirements.lock", ["server"]), ("requirements-dev.lock", ["server", "test", "dev"])],
+    list(zip(LOCKS, (["server"], ["server", "test", "dev"], ["server", "bench"]), strict=True)),
 )
 def test_lock_holds_what_pyproject_asks_for(lock, extras):
     """Whoever adds or raises a dependency has to resolve the lock files again (`just lock`)."""
@@ -109,9 +109,11 @@ def test_lock_holds_what_pyproject_asks_for(lock, extras):
 
 
 def test_locks_agree():
-    """The tools for tests come on top of what running needs, and change nothing of it."""
-    everything = pins("requirements-dev.lock")
-    assert {name: everything.get(name) for name in pins("requirements.lock")} == pins("requirements.lock")
+    """What tests and the benchmark need comes on top of what running needs; all of it may stand in one .venv."""
+    running, *more = (pins(lock) for lock in LOCKS)
+    assert all(running.items() <= each.items() for each in more)
+    tests, bench = more
+    assert {name for name in tests.keys() & bench.keys() if tests[name] != bench[name]} == set()
 
 
 def test_no_file_names_a_package_host_or_a_path_of_a_machine():
@@ -159,7 +161,7 @@ def test_module_keeps_its_size_and_says_what_it_is(path):
 
 def test_scripts_can_be_executed():
     """What the README tells a stranger to call is executable, and is shell that the shell can read."""
-    for name in ("bin/bus", "bin/test", "bin/bench", ".ci/run"):
+    for name in ("bin/bus", "bin/test", "bin/bench", "bin/chaos", ".ci/run"):
         assert os.access(ROOT / name, os.X_OK), name
         shell = (ROOT / name).read_text(encoding="utf-8").splitlines()[0].removeprefix("#!")
         assert subprocess.run([shell, "-n", ROOT / name]).returncode == 0, name

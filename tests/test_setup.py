@@ -120,6 +120,23 @@ def test_a_changed_file_is_noticed(clone, name):
     assert clone.asked() == ["pip install", "pip install"]
 
 
+def test_the_benchmark_adds_to_the_same_environment(clone):
+    """What the benchmark needs besides is installed when it is first asked for, and undoes nothing."""
+    (clone.root / "tests" / "bench").mkdir(parents=True)
+    (clone.root / "tests" / "bench" / "run.py").write_text("print('measured')", encoding="utf-8")
+    for name in ("bin/bench", "requirements-bench.lock"):
+        shutil.copy(ROOT / name, clone.root / name)
+    clone.run()
+    assert clone.asked() == EVERYTHING
+    code, out, err = clone.run(script=clone.root / "bin" / "bench")
+    assert (code, out) == (0, "measured\n")
+    assert "requirements-bench.lock" in err
+    assert clone.asked() == ["pip install", "pip install"]
+
+    assert clone.run()[2] == clone.run(script=clone.root / "bin" / "bench")[2] == ""
+    assert clone.asked() == []
+
+
 def test_an_interrupted_install_starts_anew(clone):
     """What a killed installer left behind is not taken for an environment, and not built upon."""
     (clone.root.parent / "journal.kill").touch()

@@ -16,8 +16,9 @@ import anyio
 import anyio.to_thread
 
 from taskbus.envelope import MAX_BYTES
+from taskbus.errors import NotFound, Permanent
 from taskbus.lifecycle import DELIVERED
-from taskbus_agents import outcome, talk
+from taskbus_agents import outcome, retry, talk
 from taskbus_agents.folders import Files, Folders, Printed
 from taskbus_agents.outcome import Words
 
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 
     from taskbus.client import Bus
     from taskbus.codec import Document
-    from taskbus.worker import Work
-    from taskbus_agents.runner import Runner
+    from taskbus.work import Work
+    from taskbus_agents.runner import Ended, Runner
 
 COMPLETION_FILE: Final = "completion.json"
 """Where an agent may leave its outcome, in its working folder."""
@@ -57,53 +58,82 @@ class CommandAgent:
     async def __call__(self, work: Work) -> list[Document] | None:
         """Run the command, and return what it left; nothing for a message that asks for no work.
 
-        Cancelling it ends the command and whatever it started.
+        Cancelling it ends the command and whatever it started. Raises Retryable and QuotaLimited as `retry` reads
+        them from the command's end, and Permanent where the log has lost what is to be done.
         """
         delivery = work.delivery
         if not asks_for_work(work):
             return None
-        task = await work.bus.task(delivery.task)
-        said = await talk.talk(work.bus, delivery)
+        await work.acknowledged()  # the command may speak about its task from its first moment
+        try:
+            task = await work.bus.task(delivery.task)
+            said = await talk.talk(work.bus, delivery)
+        except NotFound as error:
+            raise Permanent(error.message, advice=error.advice) from error  # what the log has lost it will not find
         folder = self.folders.make(delivery.task, task.attempt)
         file = folder / COMPLETION_FILE
         before = _fingerprint(file)
         variables = {"BUS_TASK": delivery.task, "BUS_TOKEN": str(delivery.token), "BUS_ATTEMPT": str(task.attempt)}
         if (previous := self.folders.before(folder)) is not None:
             variables["BUS_PREVIOUS"] = str(previous)
-        self.on_start(work)
-        lines = _Lines(partial(self.on_stderr, delivery.task)) if self.on_stderr is not None else None
         try:
-            ended = await self.runner.run(
-                self.command,
-                stdin=talk.lines(said),
-                cwd=folder,
-                env={**self.environment, **variables},
-                on_stderr=lines,
-            )
+            ended = await self._run(work, folder, task.attempt, talk.lines(said), variables)
         except OSError as error:
             message = f"The agent's command could not be started: {error.strerror or error}: {self.command[0]}"
             return [outcome.failure(work, "not-started", message)]
-        finally:
-            if lines is not None:
-                lines.end()
         words = Words(ended.stdout, "stdout")
         if _fingerprint(file) not in (None, before):
             words = _read(file)
         printed = Printed(self.folders, delivery.task, task.attempt, folder, ended)
+        if ended.left:
+            left = ", ".join(map(str, ended.left))
+            self._report(delivery.task, f"What the agent started could not be ended, and still runs: process {left}.")
         task = await work.bus.task(delivery.task)
         if task.state not in DELIVERED or task.token != delivery.token:
             # The agent has published its outcome itself, or the task was taken away from it.
             printed.keep()
             self.folders.leave(folder)
             return None
-        files = Files(folder, self.folders.fixed is None, partial(self._report, delivery.task))
+        if retry.is_wanted(ended):
+            kept = printed.keep()
+            self.folders.leave(folder)
+            raise retry.failure(ended, words, kept=kept)
+        return await self._settling(work, ended, words, printed)
+
+    async def _run(self, work: Work, folder: Path, attempt: int, stdin: bytes, variables: Mapping[str, str]) -> Ended:
+        lines = _Lines(partial(self.on_stderr, work.delivery.task)) if self.on_stderr is not None else None
+
+        def cancelled(ended: Ended) -> None:
+            Printed(self.folders, work.delivery.task, attempt, folder, ended).keep()
+            self.folders.leave(folder)
+
+        self.on_start(work)
+        try:
+            return await self.runner.run(
+                self.command,
+                stdin=stdin,
+                cwd=folder,
+                env={**self.environment, **variables},
+                on_stderr=lines,
+                on_cancelled=cancelled,
+            )
+        finally:
+            if lines is not None:
+                lines.end()
+
+    async def _settling(self, work: Work, ended: Ended, words: Words, printed: Printed) -> list[Document]:
+        """What the delivery is settled with."""
+        folder = printed.folder
+        files = Files(folder, self.folders.fixed is None, partial(self._report, work.delivery.task))
         # Beside the event loop, since it may hash large files while other leases are to be renewed.
         settling = await anyio.to_thread.run_sync(
             partial(outcome.outcome, work, ended, words, keep=printed.keep, published=files.published)
         )
         printed.keep(stdout=words.origin != "stdout")  # what stdout said as the outcome stands in the log
         self.folders.leave(folder)
-        if await _stands(work.bus, settling.envelope.id):
+        # An ID of our own may stand there: an attempt before this one, whose worker was lost, has settled it so.
+        is_own = settling.envelope.id == work.delivery.outcome_id(1)
+        if not is_own and await _stands(work.bus, settling.envelope.id):
             # Appending it again would change nothing, and leave the task without an outcome.
             said = f"The envelope that the agent wrote ({settling.envelope.id}) stands in the log already."
             return [outcome.failure(work, "invalid-completion", said, category="validation", words=words.text)]
@@ -136,7 +166,7 @@ class _Lines:
 
 def asks_for_work(work: Work) -> bool:
     """Whether this delivery begins or continues the agent's work on an open task."""
-    return work.delivery.state in DELIVERED and work.envelope.type in WORK
+    return work.delivery.is_work and work.envelope.type in WORK
 
 
 def environment(inherited: Mapping[str, str], *, agent: str, url: str, namespace: str, home: Path) -> dict[str, str]:

@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from taskbus.cli.options import errors_shown, print_json, run_async, say, settings_options
+from taskbus_agents.manual import RUN
 
 if TYPE_CHECKING:
     from taskbus.client import Bus
     from taskbus.settings import Settings
-    from taskbus.worker import Work
+    from taskbus.work import Work
     from taskbus_agents.demo.narration import Narrator
     from taskbus_agents.demo.play import Summary
-    from taskbus_agents.service import Service, Settled
+    from taskbus_agents.service import Service
+    from taskbus_agents.tally import Settled
 
 
 class _Late(click.ParamType[Any]):
@@ -51,46 +53,7 @@ def agent() -> None:
     """
 
 
-_RUN = """Work for one agent: run COMMAND as a subprocess for each delivery.
-
-The subprocess reads from stdin, one JSON envelope per line: the delegation, and what was said since. It leaves
-a completion, a question or an escalation in completion.json in its folder, or on stdout: the handoff shorthand,
-or an envelope in JSON or XML, also with other text around it; the last one counts. Without one, and with any
-exit code but 0, the task has failed.
-
-In short, a completion is {"status": "success"}, with description, outputs and more (`bus template completion`);
-success, partial and failure are the words. A question is {"question": "…", "blocks": ["…"]}. One that asks has
-ended, and is run again with the answer:
-
-\b
-  talk=$(cat)
-  case $talk in
-    *'"type":"answer"'*) echo '{"status": "success", "description": "As you said."}' ;;
-    *) echo '{"question": "Blue or green?", "blocks": ["the logo"]}' ;;
-  esac
-
-Each delivery has a folder of its own, runs/TASK/ATTEMPT in the home, unless --cwd names one for all. So COMMAND
-may be a program here, but another relative path in it that exists here is refused: write the full path. Outputs
-that the shorthand names and that are there are published with size and SHA-256: under their full path, with
---cwd under the path as it was written. What the subprocess printed, but for an outcome, stays in stdout.log and
-stderr.log (its last 16 KiB) in the folder; with --cwd in runs/TASK/ATTEMPT all the same.
-
-It finds BUS_TASK, BUS_TOKEN, BUS_ATTEMPT, BUS_AGENT, BUS_URL, BUS_NAMESPACE and BUS_HOME in its environment, so
-that it can call `bus` itself; and BUS_PREVIOUS, the folder of the task's delivery before this one, where it has
-one that is still there.
-
-It ends with 0, also when deliveries failed, unless it is --strict; with 5 when the server cannot be used at the
-start; and with 128 and the signal's number after a second signal.
-
-\b
-Examples:
-  bus agent run @kilo -- python /path/to/agent.py
-  bus agent run @kilo --timeout 10m --cwd . -- ./agent.sh --fast
-  bus agent run @kilo --until-idle --strict --verbose -- ./agent.sh
-"""
-
-
-@agent.command(help=_RUN)
+@agent.command(help=RUN)
 @click.argument("name", type=_Late("agent"), metavar="NAME")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.option(
@@ -107,7 +70,45 @@ Examples:
     show_default=True,
     help="Deliveries at a time.",
 )
-@click.option("--timeout", type=_Late("seconds"), help="End a subprocess that runs for longer.")
+@click.option(
+    "--prefetch",
+    type=click.IntRange(0, 1000),
+    default=0,
+    show_default=True,
+    help="Deliveries to hold ready beyond those at work.",
+)
+@click.option(
+    "--attempts",
+    type=click.IntRange(1, 1000),
+    default=3,
+    show_default=True,
+    help="How often a delivery is tried before it is parked and escalated.",
+)
+@click.option(
+    "--backoff",
+    type=_Late("seconds"),
+    default="1",
+    show_default=True,
+    help="Pause after the first failed try; doubled with each further one, up to 5m.",
+)
+@click.option("--timeout", type=_Late("seconds"), help="End a subprocess that runs for longer: its task has failed.")
+@click.option(
+    "--silence",
+    type=_Late("seconds"),
+    help="End a subprocess that shows no sign of life for so long, and try again.",
+)
+@click.option(
+    "--hard-limit",
+    type=_Late("seconds"),
+    help="End a subprocess that runs for longer: its delivery is parked and escalated.",
+)
+@click.option(
+    "--grace",
+    type=_Late("seconds"),
+    default="30",
+    show_default=True,
+    help="How long what is under way may go on after the first signal.",
+)
 @click.option(
     "--cwd",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
@@ -121,7 +122,7 @@ Examples:
 @click.option("--once", is_flag=True, help="End after one delivery.")
 @click.option("--limit", type=click.IntRange(1), help="End after so many deliveries.")
 @click.option("--until-idle", is_flag=True, help="End when the inbox is empty.")
-@click.option("--strict", is_flag=True, help="End with 1 when a delivery failed or was escalated.")
+@click.option("--strict", is_flag=True, help="End with 1 when a delivery failed, was escalated or was parked.")
 @click.option("--verbose", is_flag=True, help="Show what the subprocess writes to stderr, as it comes.")
 @settings_options
 def run(
@@ -130,7 +131,13 @@ def run(
     *,
     lease: float,
     concurrency: int,
+    prefetch: int,
+    attempts: int,
+    backoff: float,
     timeout: float | None,
+    silence: float | None,
+    hard_limit: float | None,
+    grace: float,
     cwd: Path | None,
     workdir_root: Path | None,
     once: bool,
@@ -153,7 +160,13 @@ def run(
         command=_found(command, in_a_folder_of_its_own=cwd is None),
         lease=lease,
         concurrency=concurrency,
+        prefetch=prefetch,
+        attempts=attempts,
+        backoff=backoff,
+        hard_limit=hard_limit,
+        grace=grace,
         timeout=timeout,
+        silence=silence,
         cwd=cwd.absolute() if cwd else None,
         root=workdir_root.absolute() if workdir_root else None,
         until_idle=until_idle,
@@ -163,7 +176,8 @@ def run(
 
 
 def _serve(service: Service, settings: Settings, *, as_json: bool, strict: bool, verbose: bool) -> None:
-    from taskbus_agents.service import Tally, serve
+    from taskbus_agents.service import serve
+    from taskbus_agents.tally import Tally
 
     tally = Tally()
 
@@ -289,18 +303,26 @@ def _print_record(settled: Settled) -> None:
 def _print_line(settled: Settled) -> None:
     from taskbus.cli.rendering import visible
 
-    if settled.result == "read":
-        what = "read, nothing to do"
-    else:
-        said = f"{settled.outcome} {settled.status or ''}".strip() if settled.outcome else f"{settled.state} by itself"
-        what = click.style(said, fg="red" if settled.result in ("failed", "escalated") else "green")
-    line = f"{_clock()}  {visible(settled.task)}  {settled.received} → {what}  {settled.seconds:.1f} s"
+    line = f"{_clock()}  {visible(settled.task)}  {settled.received} → {_what_became(settled)}"
+    if settled.seconds is not None:
+        line += f"  {settled.seconds:.1f} s"
     if settled.message:
         line += f"  {visible(settled.message.partition(chr(10))[0])}"
     say(line)
 
 
+def _what_became(settled: Settled) -> str:
+    if settled.result == "read":
+        return "read, nothing to do"
+    if settled.result == "parked":
+        said = f"parked ({settled.reason})"
+    else:
+        said = f"{settled.outcome} {settled.status or ''}".strip() if settled.outcome else f"{settled.state} by itself"
+    return click.style(said, fg="red" if settled.result in ("failed", "escalated", "parked") else "green")
+
+
 def _print_incident(text: str) -> None:
     from taskbus.cli.rendering import visible
 
-    say(visible(text))
+    # The first line says what happened; those after it are what an agent printed, which is kept in its folder.
+    say(visible(text.partition("\n")[0]))

@@ -66,8 +66,10 @@ class Folders:
 
     def leave(self, folder: Path) -> None:
         """Remove the folder of a delivery if nothing was left in it."""
-        if self.fixed is None and not any(folder.iterdir()):
-            folder.rmdir()
+        if self.fixed is None:
+            with suppress(FileNotFoundError):  # the agent has removed it itself
+                if not any(folder.iterdir()):
+                    folder.rmdir()
 
 
 @dataclass(slots=True)

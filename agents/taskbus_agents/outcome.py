@@ -17,14 +17,14 @@ from taskbus.envelope import Acknowledgment, Completion, ErrorDetails, Escalatio
 from taskbus.errors import InvalidEnvelope, Problem
 from taskbus.findings import printable
 from taskbus.lifecycle import BUS, HUMAN
-from taskbus.worker import Outcome
+from taskbus.work import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from taskbus.envelope import AnyEnvelope, Usage
-    from taskbus.worker import Work
+    from taskbus.work import Work
     from taskbus_agents.runner import Ended
 
 FREE_TEXT: Final = "text/plain"
@@ -66,7 +66,7 @@ def outcome(
     """
     if ended.cut is not None:
         kept = words.text if ended.cut == "timeout" else b""
-        return failure(work, *_cut(ended), printed=_last_lines(ended.stderr), words=kept, kept=keep())
+        return failure(work, *_cut(ended), printed=last_lines(ended.stderr), words=kept, kept=keep())
     found, trouble = _understood(work, words, published)
     if ended.code != 0:
         if found is not None and _reports_trouble(found.envelope):
@@ -74,7 +74,7 @@ def outcome(
         return _exited(work, ended, words.text, found, keep())
     if found is None:
         reason: Reason = "invalid-completion" if words.text.strip() or words.trouble else "no-completion"
-        printed = _last_lines(ended.stderr) or _last_lines(ended.stdout)
+        printed = last_lines(ended.stderr) or last_lines(ended.stdout)
         return failure(work, reason, trouble, category="validation", printed=printed, words=words.text, kept=keep())
     payload = found.envelope.payload
     if isinstance(payload, Acknowledgment):
@@ -109,8 +109,14 @@ def failure(
         termination_reason=reason,
         error_details=ErrorDetails(level=1, category=category, message=message[:_TOLD]),
     )
-    made = codec.document(work.reply(Outcome(completion, tuple(usage))))
+    made = codec.document(work.reply(Outcome(completion, tuple(usage)), number=1))
     return _with_source(made, words, FREE_TEXT) if words else made
+
+
+def last_lines(printed: bytes) -> str:
+    """The last few lines of what an agent printed, without what would steer a terminal."""
+    lines = [line for line in printed[-_TAIL:].decode(errors="replace").splitlines() if line.strip()]
+    return "\n".join(printable(line.rstrip(), _LINE) for line in lines[-_LINES:])
 
 
 def _understood(work: Work, words: Words, published: Callable[[Completion], Completion]) -> tuple[Document | None, str]:
@@ -168,7 +174,7 @@ def _composed(
 ) -> Document:
     """The document of an outcome in short, whose envelope the agent left to us."""
     said = published(payload) if isinstance(payload, Completion) else payload
-    return codec.document(work.reply(Outcome(said, usage)))
+    return codec.document(work.reply(Outcome(said, usage), number=1))
 
 
 def _with_source(made: Document, words: bytes, source_type: str) -> Document:
@@ -211,9 +217,9 @@ def _cut(ended: Ended) -> tuple[Reason, str]:
 
 
 def _exited(work: Work, ended: Ended, words: bytes, found: Document | None, kept: Path | None) -> Document:
-    printed = _last_lines(ended.stderr)
+    printed = last_lines(ended.stderr)
     if not printed and found is None:
-        printed = _last_lines(ended.stdout)
+        printed = last_lines(ended.stdout)
     usage = found.envelope.usage if found is not None else ()
     a = "an" if found is not None and found.envelope.type[0] in "aeiou" else "a"
     but = f", although it wrote {a} {found.envelope.type}" if found is not None else ""
@@ -229,8 +235,3 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
-
-
-def _last_lines(printed: bytes) -> str:
-    lines = [line for line in printed[-_TAIL:].decode(errors="replace").splitlines() if line.strip()]
-    return "\n".join(printable(line.rstrip(), _LINE) for line in lines[-_LINES:])

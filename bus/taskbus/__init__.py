@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         Escalation,
         Gate,
         Hold,
+        Parking,
         Payload,
         QualityGates,
         Question,
@@ -41,12 +42,15 @@ if TYPE_CHECKING:
         Verdict,
         compose,
     )
-    from taskbus.errors import TaskbusError
+    from taskbus.errors import Failure, Permanent, QuotaLimited, RefusedByBudget, Retryable, TaskbusError
     from taskbus.lifecycle import Task
     from taskbus.log import Entry, Incident, Log
     from taskbus.position import START, Position
     from taskbus.settings import Settings
-    from taskbus.worker import Handler, Outcome, Work, Worker
+    from taskbus.supervision import Supervision
+    from taskbus.terms import Terms
+    from taskbus.work import Handler, Outcome, Work
+    from taskbus.worker import Worker
 
 _HOMES = {
     "append": ("Appended",),
@@ -69,6 +73,7 @@ _HOMES = {
         "Escalation",
         "Gate",
         "Hold",
+        "Parking",
         "Payload",
         "QualityGates",
         "Question",
@@ -78,12 +83,15 @@ _HOMES = {
         "Verdict",
         "compose",
     ),
-    "errors": ("TaskbusError",),
+    "errors": ("Failure", "Permanent", "QuotaLimited", "RefusedByBudget", "Retryable", "TaskbusError"),
     "lifecycle": ("Task",),
     "log": ("Entry", "Incident", "Log"),
     "position": ("START", "Position"),
     "settings": ("Settings",),
-    "worker": ("Handler", "Outcome", "Work", "Worker"),
+    "supervision": ("Supervision",),
+    "terms": ("Terms",),
+    "work": ("Handler", "Outcome", "Work"),
+    "worker": ("Worker",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -107,6 +115,7 @@ __all__ = [
     "Envelope",
     "ErrorDetails",
     "Escalation",
+    "Failure",
     "Gate",
     "Handler",
     "Hold",
@@ -114,15 +123,22 @@ __all__ = [
     "Incident",
     "Log",
     "Outcome",
+    "Parking",
     "Payload",
+    "Permanent",
     "Position",
     "QualityGates",
     "Question",
+    "QuotaLimited",
+    "RefusedByBudget",
     "Result",
+    "Retryable",
     "Settings",
     "Status",
+    "Supervision",
     "Task",
     "TaskbusError",
+    "Terms",
     "Usage",
     "Verdict",
     "Work",

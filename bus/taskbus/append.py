@@ -16,25 +16,31 @@ from taskbus import codec
 from taskbus.connection import Script
 from taskbus.envelope import MAX_BYTES, Delegation
 from taskbus.errors import (
+    Conflict,
     DuplicateID,
     Fenced,
     InvalidEnvelope,
     LifecycleConflict,
+    Moved,
     NotFound,
     Problem,
     ServerFault,
     Skipped,
+    TaskbusError,
 )
-from taskbus.lifecycle import TABLE, TO_ASSIGNEE, WORK, State, Task, event_of, legal
+from taskbus.lifecycle import ENDED, TABLE, TO_ASSIGNEE, WORK, State, Task, event_of, legal
 from taskbus.position import Position
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from typing import Any, TypeAlias
 
     from taskbus.codec import Document
     from taskbus.connection import Connection
-    from taskbus.errors import TaskbusError
     from taskbus.keys import Keys
+    from taskbus.payload import FailureReason
+
+    Answers: TypeAlias = "list[Appended | TaskbusError]"
 
 _ENDED = "The task has ended; delegate a new one."
 # The record of a task, word by word.
@@ -56,12 +62,15 @@ class Appended(Struct, frozen=True):
 class Submission(Struct, frozen=True):
     """A document on its way to the log, with the fencing token of the delivery that it is the outcome of.
 
+    With `known`, the record of its task as it was read, it is refused when the task has changed since.
+
     Raises InvalidEnvelope for one that could not be appended: the script takes words apart at spaces, so a document
     that nobody read, and nobody checked, ends here.
     """
 
     document: Document
     token: int | None = None
+    known: str | None = None
 
     def __post_init__(self) -> None:
         document, envelope = self.document, self.document.envelope
@@ -78,13 +87,44 @@ class Submission(Struct, frozen=True):
 
 
 class Settlement(Struct, frozen=True):
-    """A delivery to be taken out of its agent's inbox in the same step; `delivery` is `priority/entry`."""
+    """A delivery that is taken out of its agent's inbox in the same step; `delivery` is `priority/entry`.
+
+    With a `reason` it is parked for that.
+    """
 
     agent: str
     delivery: str
     token: int
     consumer: str
     task: str
+    reason: FailureReason | None = None
+
+    @property
+    def words(self) -> str:
+        """What the script is told."""
+        said = f"{self.agent} {self.delivery} {self.token} {self.consumer} {self.task}"
+        return f"park {said} {self.reason}" if self.reason else f"settle {said}"
+
+
+class Unparking(Struct, frozen=True):
+    """Parked deliveries of a task, by their positions, that are delivered again in the same step, or dropped."""
+
+    agent: str
+    task: str
+    positions: tuple[str, ...]
+    replayed: bool
+
+    @property
+    def words(self) -> str:
+        """What the script is told."""
+        return f"{'replay' if self.replayed else 'drop'} {self.agent} {self.task} {','.join(self.positions)}"
+
+
+class Unit(Struct, frozen=True):
+    """What is one step by itself: some envelopes, and what becomes of a delivery with them."""
+
+    submissions: tuple[Submission, ...]
+    move: Settlement | Unparking | None = None
 
 
 @cache
@@ -93,6 +133,8 @@ def script(name: str) -> Script:
     folder = resources.files("taskbus") / "scripts"
     parts = {
         "--[[TASK]]\n": (folder / "task.lua").read_text(encoding="utf-8"),
+        "--[[INBOX]]\n": (folder / "inbox.lua").read_text(encoding="utf-8"),
+        "--[[ENDED]]": "|" + "|".join(sorted(ENDED)) + "|",
         "--[[RULES]]": "".join(f"|{line}" for line in _rules()) + "|",
         "--[[WORK]]": "|" + "|".join(sorted(WORK)) + "|",
         "--[[TO_ASSIGNEE]]": "|" + "|".join(sorted(TO_ASSIGNEE)) + "|",
@@ -103,24 +145,32 @@ def script(name: str) -> Script:
     return Script(source)
 
 
-def task_of(record: str) -> Task:
-    """Read the record of a task, as `scripts/task.lua` writes it."""
-    word = dict(zip(_WORDS, record.split(" "), strict=True))
+def task_of(name: str, record: str) -> Task:
+    """Read the record of the task `name`, as `scripts/task.lua` writes it."""
+    (
+        *(state, delegator, assignee, coordinator, attempt, review, token, lease, root, _, consumer, parent, deadline),
+        cause,
+    ) = record.split(" ")
     return Task(
-        cast("State", word["state"]),
-        word["delegator"],
-        word["assignee"],
-        word["coordinator"],
-        attempt=int(word["attempt"]),
-        review=word["review"] == "1",
-        token=int(word["token"]),
-        lease=int(word["lease"]),
-        root=word["root"],
-        parent=_given(word["parent"]),
-        consumer=_given(word["consumer"]),
-        deadline=int(_given(word["deadline"]) or 0),
-        cause=_given(word["cause"]),
+        cast("State", state),
+        delegator,
+        assignee,
+        coordinator,
+        attempt=int(attempt),
+        review=review == "1",
+        token=int(token),
+        lease=int(lease),
+        root=name if root == "." else root,
+        parent=_given(parent),
+        consumer=_given(consumer),
+        deadline=int(_given(deadline) or 0),
+        cause=_given(cause),
     )
+
+
+def word_of(record: str, name: str) -> str:
+    """One word of a task's record."""
+    return record.split(" ")[_WORDS.index(name)]
 
 
 def _given(word: str) -> str | None:
@@ -134,33 +184,55 @@ def _rules() -> Iterator[str]:
 
 
 async def append(
-    connection: Connection,
-    keys: Keys,
-    submissions: Sequence[Submission],
-    *,
-    settlements: Sequence[Settlement] = (),
-    atomic: bool = True,
-) -> list[Appended | TaskbusError]:
-    """Append all of `submissions`, and settle, in one atomic step; one answer for each, in order.
+    connection: Connection, keys: Keys, submissions: Sequence[Submission], *, atomic: bool = True
+) -> Answers:
+    """Append all of `submissions` in one step on the server; one answer for each, in order.
 
-    With `atomic`, a refusal of one refuses all: nothing is written, and the others answer with a Conflict that
-    says so. Without, each stands for itself. Repeating a call whose reply was lost changes nothing. Raises Fenced
-    when a settlement's token is not that of the newest delivery, or somebody else has settled it, and Unavailable
+    With `atomic`, a refusal of one refuses all: nothing is written, and the others answer with a Conflict that says
+    so. Without, each stands for itself. Repeating a call whose reply was lost changes nothing. Raises Unavailable
     when the server cannot be used.
     """
-    args: list[str | bytes | int] = [keys.prefix, "1" if atomic else "0", len(settlements)]
-    for settlement in settlements:
-        args += (settlement.agent, settlement.delivery, settlement.token, settlement.consumer, settlement.task)
-    for submission in submissions:
-        args += _arguments(submission)
-    replies = cast("list[list[bytes]]", await connection.run(script("append"), (keys.log, keys.index, keys.meta), args))
-    if settlements and replies:
-        _check_settlements(replies[0], settlements)
-    return [_answer(submission, reply, keys.shard) for submission, reply in zip(submissions, replies, strict=True)]
+    units = [Unit(tuple(submissions))] if atomic else [Unit((each,)) for each in submissions]
+    answers = cast("list[Answers]", await commit(connection, keys, units))
+    return [answer for unit in answers for answer in unit]
+
+
+async def commit(connection: Connection, keys: Keys, units: Sequence[Unit]) -> list[Answers | TaskbusError]:
+    """Append, and settle, in one step on the server; each unit is all or nothing, and stands for itself.
+
+    A unit answers with one answer for each of its submissions, in order; with a Conflict where its delivery is not
+    what it says: taken again, settled by somebody else, or open work without an outcome. Of a unit that is refused
+    nothing is written: those of its submissions that are good in themselves answer with Skipped. Repeating a call
+    whose reply was lost changes nothing. Raises Unavailable when the server cannot be used.
+    """
+    args: list[str | bytes | int] = [keys.prefix]
+    for unit in units:
+        count = len(unit.submissions)
+        args.append(f"{count} {unit.move.words}" if unit.move else str(count))
+        for submission in unit.submissions:
+            args += _arguments(submission)
+    replies = cast("list[list[Any]]", await connection.run(script("append"), (keys.log, keys.index, keys.meta), args))
+    return [_answers(unit, reply, keys.shard) for unit, reply in zip(units, replies, strict=True)]
+
+
+def _answers(unit: Unit, reply: list[Any], shard: int) -> Answers | TaskbusError:
+    if reply and isinstance(reply[0], bytes):
+        return _immovable(cast("Settlement | Unparking", unit.move), [part.decode() for part in reply])
+    return [_answer(each, answer, shard) for each, answer in zip(unit.submissions, reply, strict=True)]
+
+
+def all_appended(answers: Answers | TaskbusError) -> list[Appended]:
+    """The answers of a unit. Raises what it was refused for."""
+    if isinstance(answers, TaskbusError):
+        raise answers
+    refused = [answer for answer in answers if not isinstance(answer, Appended)]
+    if refused:
+        raise min(refused, key=lambda error: isinstance(error, Skipped))
+    return cast("list[Appended]", answers)
 
 
 def _arguments(submission: Submission) -> tuple[str | bytes | int, ...]:
-    document, token = submission.document, submission.token
+    document, token, known = submission.document, submission.token, submission.known
     envelope = document.envelope
     context, payload = envelope.context, envelope.payload
     deadline = int(context.deadline.timestamp() * 1000) if context.deadline else "-"
@@ -175,7 +247,7 @@ def _arguments(submission: Submission) -> tuple[str | bytes | int, ...]:
         envelope.sender,
         envelope.recipient,
         context.task_id,
-        "" if token is None else token,
+        f"={known}" if known is not None else "" if token is None else token,
         seldom,
         document.body,
         document.source or b"",
@@ -229,6 +301,12 @@ def _refusal(submission: Submission, reply: list[bytes]) -> TaskbusError:
     kind, state, delegator, assignee, coordinator, _, _, consumer = (part.decode() for part in reply)
     envelope = submission.document.envelope
     task = Task(cast("State", state), delegator, assignee, coordinator)
+    if kind == "moved":
+        return Moved(
+            f"Task {envelope.task} has changed since it was looked at: it is {state}.",
+            task=envelope.task,
+            envelope=envelope.id,
+        )
     if kind == "fenced":
         return Fenced(
             f"Token {submission.token} is not the newest of task {envelope.task}: "
@@ -269,15 +347,20 @@ def _a(noun: str) -> str:
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
-def _check_settlements(reply: list[bytes], settlements: Sequence[Settlement]) -> None:
-    kind, state, delegator, assignee, coordinator, newest, _, consumer = (
-        [part.decode() for part in reply] if len(reply) == 8 else [""] * 8
-    )
+def _immovable(move: Settlement | Unparking, refused: list[str]) -> Conflict:
+    """Why the delivery of a unit could not be settled, replayed or dropped."""
+    kind, state, delegator, assignee, coordinator, newest, _, consumer = refused
+    task = Task(cast("State", state), delegator, assignee, coordinator)
     if kind == "open":
-        task = Task(cast("State", state), delegator, assignee, coordinator)
-        found = next(s.task for s in settlements if s.agent == assignee)
-        raise _conflict("open", task, "its work cannot be settled without an outcome", task_id=found)
-    if kind == "fenced" and not state:
-        if newest == "-":
-            raise Fenced(f"The delivery to {assignee} was settled by somebody else.")
-        raise Fenced(f"The delivery to {assignee} was taken again: token {newest} of {consumer} is newer.")
+        return _conflict("open", task, "its work cannot be settled without an outcome", task_id=move.task)
+    if kind == "moved":
+        return Moved(
+            f"What is parked of task {move.task} for {move.agent} has changed meanwhile.",
+            task=move.task,
+            advice="Look again: `bus parked ls` shows what is parked now.",
+        )
+    if newest == "-":
+        return Fenced(f"The delivery to {move.agent} was settled by somebody else.", task=move.task)
+    return Fenced(
+        f"The delivery to {move.agent} was taken again: token {newest} of {consumer} is newer.", task=move.task
+    )

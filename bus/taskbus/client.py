@@ -9,22 +9,26 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from taskbus.append import Appended, Submission, append, skipped, task_of
+from taskbus.append import Appended, Submission, all_appended, append, skipped, task_of
 from taskbus.codec import Document, document
 from taskbus.connection import Connection
-from taskbus.delivery import Inbox, all_appended
+from taskbus.delivery import Inbox
 from taskbus.envelope import new_id
 from taskbus.errors import InvalidEnvelope, NotFound, TaskbusError, UsageError
 from taskbus.keys import Keys
 from taskbus.log import Log
 from taskbus.settings import Settings
-from taskbus.worker import Handler, Settled, Worker
+from taskbus.terms import Terms
+from taskbus.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable
+    from typing import Unpack
 
     from taskbus.envelope import AnyEnvelope
     from taskbus.lifecycle import Task
+    from taskbus.terms import GivenTerms
+    from taskbus.work import Handler, Settled
 
 BATCH = 100
 
@@ -108,7 +112,7 @@ class Bus:
                 task=task,
                 advice="`bus tasks` lists them; check the namespace with `bus doctor`.",
             )
-        return task_of(record)
+        return task_of(task, record)
 
     def inbox(self, agent: str, *, consumer: str | None = None, lease: float = 30.0) -> Inbox:
         """The inbox of an agent, as one consumer of its group sees it; `lease` is in seconds."""
@@ -119,21 +123,12 @@ class Bus:
         agent: str,
         handler: Handler,
         *,
-        lease: float = 30.0,
-        concurrency: int = 1,
         on_incident: Callable[[str], None] | None = None,
         on_settled: Settled | None = None,
+        **terms: Unpack[GivenTerms],
     ) -> Worker:
-        """A worker for one agent; `await worker.run()` works until it is stopped."""
-        return Worker(
-            self,
-            agent,
-            handler,
-            lease=lease,
-            concurrency=concurrency,
-            on_incident=on_incident,
-            on_settled=on_settled,
-        )
+        """A worker for one agent; `await worker.run()` works until it is stopped. `terms` are the fields of Terms."""
+        return Worker(self, agent, handler, Terms(**terms), on_incident=on_incident, on_settled=on_settled)
 
 
 def _submission(envelope: AnyEnvelope | Document) -> Submission | InvalidEnvelope:

@@ -22,10 +22,11 @@ from redis.asyncio import connection as client_links
 from taskbus import faults, replies
 from taskbus.address import Address
 from taskbus.injected import Injected
+from taskbus.reading import Reading
 from taskbus.replies import Entry, ServerInfo
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
     from taskbus.errors import TaskbusError
     from taskbus.injected import InjectedClient
@@ -62,7 +63,7 @@ class Script:
         return hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
 
-class Connection:
+class Connection(Reading):
     """Commands to one server, from any number of tasks of one event loop.
 
     Made with `Connection.open(url)`, which checks the server and closes everything at the end of the block;
@@ -122,58 +123,6 @@ class Connection:
         except _FAULTS as error:
             raise _translated(error, self._door) from error
 
-    async def range(self, stream: str, start: str = "-", end: str = "+", count: int | None = None) -> list[Entry]:
-        """Entries from `start` to `end`, oldest first; `(` before an ID leaves it out."""
-        limit = () if count is None else ("COUNT", count)
-        return replies.entries(await self._ask("XRANGE", stream, start, end, *limit))
-
-    async def revrange(self, stream: str, end: str = "+", start: str = "-", count: int | None = None) -> list[Entry]:
-        """Entries from `end` back to `start`, newest first."""
-        limit = () if count is None else ("COUNT", count)
-        return replies.entries(await self._ask("XREVRANGE", stream, end, start, *limit))
-
-    async def last_id(self, stream: str) -> str:
-        """The newest ID that the stream ever had, even if that entry is gone; `0-0` without a stream."""
-        found = (await self.info_stream(stream)).get("last-generated-id", b"0-0")
-        return replies.text(found)
-
-    async def info_stream(self, stream: str) -> dict[str, object]:
-        """XINFO STREAM; empty where there is no stream."""
-        try:
-            reply = await self._door.call(("XINFO", "STREAM", stream))
-        except client_errors.ResponseError as error:
-            if "no such key" in str(error).lower():
-                return {}
-            raise _translated(error, self._door) from error
-        except _FAULTS as error:
-            raise _translated(error, self._door) from error
-        return {replies.text(name): value for name, value in replies.pairs(reply)}
-
-    async def hash(self, key: str) -> dict[str, str]:
-        """All fields of a hash; empty where there is none."""
-        return replies.texts(await self._ask("HGETALL", key))
-
-    async def field(self, key: str, name: str) -> str | None:
-        """One field of a hash; None where there is none."""
-        value = await self._ask("HGET", key, name)
-        return None if value is None else replies.text(value)
-
-    async def scan(self, pattern: str = "*", *, count: int = 500) -> AsyncIterator[str]:
-        r"""Keys that match, in no order, perhaps one twice; bytes that are no UTF-8 are shown as \xNN."""
-        cursor: Word = 0
-        while True:
-            reply = cast("list[Any]", await self._ask("SCAN", cursor, "MATCH", pattern, "COUNT", count))
-            for key in reply[1]:
-                yield replies.text(key)
-            cursor = replies.text(reply[0])
-            if cursor == "0":
-                return
-
-    async def time(self) -> float:
-        """The server's clock, in seconds since 1970."""
-        seconds, micros = cast("list[Any]", await self._ask("TIME"))
-        return int(seconds) + int(micros) / 1_000_000
-
     async def wait(
         self, streams: Mapping[str, str], *, timeout: float, count: int | None = None
     ) -> dict[str, list[Entry]]:
@@ -185,10 +134,33 @@ class Connection:
         limit: tuple[Word, ...] = () if count is None else ("COUNT", count)
         words: tuple[Word, ...] = ("STREAMS", *streams, *streams.values())
         try:
-            reply = await self._door.block(("XREAD", *limit), words, timeout)
+            (reply,) = await self._door.block(("XREAD", *limit), words, timeout)
         except _FAULTS as error:
             raise _translated(error, self._door) from error
         return {replies.text(stream): replies.entries(entries) for stream, entries in replies.pairs(reply)}
+
+    async def wait_and_run(
+        self,
+        streams: Mapping[str, str],
+        script: Script,
+        keys: Sequence[str | bytes],
+        args: Sequence[Word],
+        *,
+        timeout: float,
+    ) -> object:
+        """Wait as `wait` does, and run a script as `run` does once something came or the time is over.
+
+        Both are sent together, so that the script runs the moment that the server ends the wait. Cancelled or lost,
+        it may run all the same.
+        """
+        words: tuple[Word, ...] = ("STREAMS", *streams, *streams.values())
+        then: tuple[Word, ...] = ("EVALSHA", script.sha, len(keys), *keys, *args)
+        try:
+            return (await self._door.block(("XREAD", "COUNT", 1), words, timeout, then))[-1]
+        except client_errors.NoScriptError:
+            return await self.run(script, keys, args)
+        except _FAULTS as error:
+            raise _translated(error, self._door) from error
 
     async def _ask(self, *words: Word) -> object:
         try:
@@ -269,14 +241,16 @@ class _Links:
         self._cutting = [asyncio.ensure_future(link.disconnect(nowait=True)) for link in late]
         self._sweeper = loop.call_later(self.timeout / 16, self._sweep) if self._ends else None
 
-    async def block(self, before: tuple[Word, ...], after: tuple[Word, ...], timeout: float) -> object:
+    async def block(
+        self, before: tuple[Word, ...], after: tuple[Word, ...], timeout: float, *then: tuple[Word, ...]
+    ) -> list[object]:
         block = ("BLOCK", math.ceil(timeout * 1000)) if timeout > 0 else ()
         link = self._blocking.pop() if self._blocking else self.make()
         try:
             # The server ends the wait by itself; this limit is for a server or a network that died meanwhile.
             async with asyncio.timeout(max(timeout, 0) + self.timeout):
                 await _freshen(link)
-                return await _exchange(link, (*before, *block, *after))
+                return await _exchange_all(link, [(*before, *block, *after), *then])
         finally:
             self._blocking.append(link)
 
@@ -331,6 +305,16 @@ async def _exchange(link: Link, words: tuple[Word, ...]) -> object:
     # Cut short by whatever, both drop the link (redis-py 8.1), so that nobody else reads a reply that comes late.
     await link.send_packed_command(_packed(words))
     return cast("object", await link.read_response())
+
+
+async def _exchange_all(link: Link, commands: list[tuple[Word, ...]]) -> list[object]:
+    await link.send_packed_command(b"".join(map(_packed, commands)))
+    try:
+        return [cast("object", await link.read_response()) for _ in commands]
+    except client_errors.ResponseError:
+        # The replies to the commands after the refused one are still to come, and nobody is to take them for its own.
+        await link.disconnect(nowait=True)
+        raise
 
 
 async def _freshen(link: Link) -> None:

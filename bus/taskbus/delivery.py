@@ -1,4 +1,4 @@
-"""Delivery: take from an inbox under a lease, renew it, settle with the outcome.
+"""Delivery: take from an inbox under a lease, renew it, settle with the outcome, park it or give it back.
 
 At-least-once to the handler, exactly once in effect: the outcome and the acknowledgment are one step, fenced by the
 token. Whoever holds an older token than the newest delivery is refused.
@@ -10,21 +10,22 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-from taskbus.append import Appended, Settlement, Submission, append, script, task_of
+from taskbus.append import Appended, Settlement, Submission, Unit, all_appended, commit, script, task_of
 from taskbus.codec import Document, document
-from taskbus.envelope import NAME_PATTERN, PRIORITIES
-from taskbus.errors import Skipped, UsageError
+from taskbus.envelope import NAME_PATTERN, PRIORITIES, new_id
+from taskbus.errors import UsageError
 from taskbus.lifecycle import DELIVERED
 from taskbus.log import Entry
+from taskbus.validation import hashed_id
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from taskbus.connection import Connection
     from taskbus.envelope import AnyEnvelope
-    from taskbus.errors import TaskbusError
     from taskbus.keys import Keys
     from taskbus.lifecycle import State, Task
+    from taskbus.payload import FailureReason
 
 _NAME = re.compile(NAME_PATTERN)
 
@@ -33,14 +34,14 @@ _NAME = re.compile(NAME_PATTERN)
 class Delivery:
     """One envelope in the hands of one worker, until its lease lapses.
 
-    `times` counts how often it was delivered; `known` is what the bus knew of the task at the take, None where it
-    does not know it.
+    `tries` counts how often it was taken, this time included, without those that were handed back or waited for a
+    quota; `known` is what the bus knew of the task at the take, None where it does not know it.
     """
 
     agent: str
     name: str
     token: int
-    times: int
+    tries: int
     entry: Entry
     known: Task | None
 
@@ -61,22 +62,53 @@ class Delivery:
         """The ID of the task."""
         return self.entry.task
 
+    def outcome_id(self, number: int | str) -> str:
+        """The ID of an outcome of this delivery, by its number or name among them.
+
+        It is the same whoever works on the delivery, and however often it is taken: the outcome of one attempt that
+        was published cannot be published by another one.
+        """
+        said = f"{self.agent} {self.name} {self.entry.id} {number}"
+        return hashed_id(self.entry.position.ms, said.encode())
+
 
 @dataclass(frozen=True, slots=True)
 class Taken:
     """What a take found.
 
-    `lapse` is the time in seconds until the next lease lapses, None without any. `missing` are positions that stood
-    in the inbox and hold nothing that taskbus wrote: the log was trimmed, emptied or written by something else.
+    `lapse` is the time in seconds until the next lease lapses, or a wait is over; None without any. `missing` are
+    positions that stood in the inbox and hold nothing that taskbus wrote: the log was trimmed, emptied or written by
+    something else. `newest` is the newest fencing token, `before` what it was before this take: when that is older
+    than what an earlier take brought, the server has lost what it knew. `remade` are priorities whose stream or group
+    somebody deleted; they are named again until `taskbus.mending` has put back what is missing.
     """
 
     deliveries: list[Delivery]
     lapse: float | None
     missing: tuple[str, ...] = ()
+    newest: int = 0
+    before: int = 0
+    remade: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A delivery that is given back, to be taken again after `wait` seconds.
+
+    `counts` says whether it counts as a try; `reason` is kept beside it.
+    """
+
+    delivery: Delivery
+    wait: float = 0.0
+    counts: bool = False
+    reason: str = "handed-back"
 
 
 class Inbox:
-    """The inbox of one agent, as one worker (`consumer`) sees it. `lease` is in seconds."""
+    """The inbox of one agent, as one worker (`consumer`) sees it. `lease` is in seconds.
+
+    `is_uncertain` says that nobody knows whether the take before was carried out: it was cancelled or lost.
+    """
 
     def __init__(self, connection: Connection, keys: Keys, agent: str, *, consumer: str, lease: float = 30.0) -> None:
         if not _NAME.fullmatch(agent):
@@ -91,36 +123,86 @@ class Inbox:
         self._connection = connection
         self._keys = keys
         self._streams = keys.inboxes(agent)
-        self._last = dict.fromkeys(self._streams, "0-0")
+        self._watched = [keys.bell(agent), *self._streams]
+        self._last = dict.fromkeys(self._watched, "0-0")
+        self._last_renewed = self._last
+        # Every take has a name of its own, until its reply is here: repeated under the same name it gives the same.
+        self._name, self._taken = new_id()[-12:], 1
+        self.is_uncertain = False
 
-    async def take(self, count: int = 1) -> Taken:
-        """Take up to `count` deliveries, those with lapsed leases first, then the most urgent."""
-        keys = self._keys
-        reply = await self._connection.run(
-            script("take"),
-            [keys.log, keys.index, keys.meta, keys.held(self.agent), keys.leases(self.agent), *self._streams],
-            [keys.prefix, self.agent, self.consumer, count, int(self.lease * 1000), *PRIORITIES],
+    async def take(self, count: int = 1, wait: float = 0.0, *, in_hand: Iterable[int] = ()) -> Taken:
+        """Take up to `count` deliveries (1000 at most), the most urgent first; each has its lease from now on.
+
+        With `wait`, first wait for so many seconds at most until something new stands in the inbox: something that
+        came since the last take that found less than it was to take. What has a token of those `in_hand` is not given
+        again, even where its lease has lapsed. A take that was cancelled, or whose reply was lost, may have been
+        carried out: the next one gives what it took. With a count of 0 it gives nothing else.
+        """
+        keys, agent = self._keys, self.agent
+        names = [
+            *(keys.log, keys.index, keys.meta, keys.held(agent), keys.leases(agent), keys.parked(agent)),
+            *(keys.workers, *self._watched),
+        ]
+        args = [
+            *(keys.prefix, agent, self.consumer, min(count, 1000), int(self.lease * 1000)),
+            *(f"{self._name}-{self._taken}", " ".join(map(str, in_hand)), *PRIORITIES),
+        ]
+        self.is_uncertain = True
+        if wait > 0:
+            reply = await self._connection.wait_and_run(self._last, script("take"), names, args, timeout=wait)
+        else:
+            reply = await self._connection.run(script("take"), names, args)
+        self.is_uncertain = False
+        self._taken += 1
+        last, lapse, found, missing, newest, before, remade = cast(
+            "tuple[list[bytes], int, list[list[object]], list[bytes], bytes, bytes, list[bytes]]", reply
         )
-        last, lapse, found, missing = cast("tuple[list[bytes], int, list[list[object]], list[bytes]]", reply)
-        self._last = {stream: at.decode() for stream, at in zip(self._streams, last, strict=True)}
+        if last:
+            self._last = {stream: at.decode() for stream, at in zip(self._watched, last, strict=True)}
         return Taken(
             [self._delivery(fields) for fields in found],
             lapse / 1000 if lapse >= 0 else None,
             tuple(position.decode() for position in missing),
+            int(newest),
+            int(before),
+            tuple(priority.decode() for priority in remade),
         )
 
-    async def wait(self, timeout: float) -> None:
-        """Wait until something new stands in the inbox, for at most `timeout` seconds; nothing is consumed."""
-        await self._connection.wait(self._last, timeout=timeout, count=1)
+    async def wait(self, timeout: float, *, renewed: bool = False) -> None:
+        """Wait until something new stands in the inbox, for at most `timeout` seconds; nothing is consumed.
+
+        New is what came since the last take that found less than it was to take; `renewed`: since the last renewal.
+        """
+        await self._connection.wait(self._last_renewed if renewed else self._last, timeout=timeout, count=1)
 
     async def renew(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
-        """Begin the leases of `deliveries` anew. Returns those that are still ours."""
-        args: list[str | bytes | int] = [self.consumer, int(self.lease * 1000)]
+        """Begin the leases of `deliveries` anew. Returns those that are still ours.
+
+        What comes into the inbox after that ends the next `wait(renewed=True)`: it may be a cancellation.
+        """
+        args: list[str | bytes | int] = [self.agent, self.consumer, int(self.lease * 1000)]
         for delivery in deliveries:
             args += (delivery.name, delivery.token, delivery.task)
-        keys = [self._keys.held(self.agent), self._keys.leases(self.agent), self._keys.index]
-        kept = cast("list[int]", await self._connection.run(script("renew"), keys, args))
+        keys = self._keys
+        names = [keys.held(self.agent), keys.leases(self.agent), keys.index, keys.workers, *self._watched]
+        reply = await self._connection.run(script("renew"), names, args)
+        kept, last = cast("tuple[list[int], list[bytes]]", reply)
+        self._last_renewed = {stream: at.decode() for stream, at in zip(self._watched, last, strict=True)}
         return [delivery for delivery, ours in zip(deliveries, kept, strict=True) if ours]
+
+    async def release(self, releases: Sequence[Release]) -> list[Delivery]:
+        """Give deliveries back, to be taken again by whoever comes first. Returns those that were still ours.
+
+        Who waits for the inbox is woken for what can be taken at once.
+        """
+        args: list[str | bytes | int] = [self.consumer]
+        for each in releases:
+            delivery, wait = each.delivery, int(max(each.wait, 0.0) * 1000)
+            args += (delivery.name, delivery.token, delivery.task, wait, int(each.counts), each.reason)
+        keys = self._keys
+        names = [keys.held(self.agent), keys.leases(self.agent), keys.index, keys.bell(self.agent)]
+        kept = cast("list[int]", await self._connection.run(script("release"), names, args))
+        return [each.delivery for each, ours in zip(releases, kept, strict=True) if ours]
 
     async def settle(self, delivery: Delivery, outcomes: Sequence[AnyEnvelope | Document] = ()) -> list[Appended]:
         """Publish the outcomes and take the delivery out of the inbox, in one atomic step.
@@ -129,24 +211,42 @@ class Inbox:
         outcome is not legal any more, or work is still open after all of them, InvalidEnvelope for one that is not
         valid; then nothing has changed. The token stands for outcomes of the delivery's own task.
         """
-        settlement = Settlement(self.agent, delivery.name, delivery.token, self.consumer, delivery.task)
-        return all_appended(
-            await append(
-                self._connection,
-                self._keys,
-                [self._submission(delivery, outcome) for outcome in outcomes],
-                settlements=[settlement],
-            )
-        )
+        answers = await commit(self._connection, self._keys, [self.settlement(delivery, outcomes)])
+        return all_appended(answers[0])
 
-    async def publish(self, delivery: Delivery, envelope: AnyEnvelope) -> Appended:
-        """Publish something about the delivery's task under its token, and keep the delivery."""
-        submissions = [self._submission(delivery, envelope)]
-        return all_appended(await append(self._connection, self._keys, submissions))[0]
+    async def park(
+        self, delivery: Delivery, reason: FailureReason, records: Sequence[AnyEnvelope | Document]
+    ) -> list[Appended]:
+        """Set the delivery aside, and publish what tells of it, in one atomic step.
+
+        Later messages of its task to this agent wait behind it. Raises as `settle` does.
+        """
+        answers = await commit(self._connection, self._keys, [self.settlement(delivery, records, reason)])
+        return all_appended(answers[0])
+
+    def settlement(
+        self,
+        delivery: Delivery,
+        outcomes: Sequence[AnyEnvelope | Document] = (),
+        reason: FailureReason | None = None,
+    ) -> Unit:
+        """What settles a delivery, or parks it for a `reason`, as one unit of an append."""
+        move = Settlement(self.agent, delivery.name, delivery.token, self.consumer, delivery.task, reason)
+        return Unit(tuple(self._submission(delivery, outcome) for outcome in outcomes), move)
+
+    def publication(self, delivery: Delivery, envelope: AnyEnvelope | Document) -> Unit:
+        """Something about the delivery's task under its token, that leaves the delivery as it is, as one unit."""
+        return Unit((self._submission(delivery, envelope),))
+
+    async def leave(self) -> None:
+        """Say that this worker has ended; while it still holds something, it stays known until its leases lapse."""
+        keys = [self._keys.held(self.agent), self._keys.workers, self._keys.meta]
+        await self._connection.run(script("leave"), keys, [self.agent, self.consumer])
 
     def _submission(self, delivery: Delivery, outcome: AnyEnvelope | Document) -> Submission:
         ready = document(outcome)
-        return Submission(ready, delivery.token if ready.envelope.task == delivery.task else None)
+        ours = ready.envelope.task == delivery.task and ready.envelope.sender == self.agent
+        return Submission(ready, delivery.token if ours else None)
 
     async def waiting(self, count: int = 1000) -> list[tuple[str, Entry]]:
         """What stands in the inbox, as deliveries' names and entries, the most urgent first; nothing is consumed."""
@@ -161,17 +261,9 @@ class Inbox:
         return found
 
     def _delivery(self, fields: list[object]) -> Delivery:
-        name, token, times, position, flat, record = cast(
+        name, token, tries, position, flat, record = cast(
             "tuple[bytes, bytes, int, bytes, list[bytes], bytes]", tuple(fields)
         )
         entry = Entry.of(position.decode(), dict(zip(flat[::2], flat[1::2], strict=True)), shard=self._keys.shard)
-        known = task_of(record.decode()) if record else None
-        return Delivery(self.agent, name.decode(), int(token), times, entry, known)
-
-
-def all_appended(answers: Sequence[Appended | TaskbusError]) -> list[Appended]:
-    """The answers of an atomic append. Raises the refusal that refused the whole call."""
-    refused = [answer for answer in answers if not isinstance(answer, Appended)]
-    if refused:
-        raise min(refused, key=lambda error: isinstance(error, Skipped))
-    return cast("list[Appended]", list(answers))
+        known = task_of(entry.task, record.decode()) if record else None
+        return Delivery(self.agent, name.decode(), int(token), tries, entry, known)

@@ -20,7 +20,9 @@ from msgspec import Meta
 from taskbus.payload import (
     MARKERS,
     MESSAGE_TYPES,
+    NAME_PATTERN,
     PAYLOADS,
+    SPOKEN,
     Acknowledgment,
     Answer,
     Artifact,
@@ -29,11 +31,15 @@ from taskbus.payload import (
     Count,
     CriterionResult,
     Delegation,
+    EnvelopeID,
     ErrorDetails,
     Escalation,
+    FailureReason,
     Fraction,
     Hold,
     MessageType,
+    Name,
+    Parking,
     Part,
     Payload,
     Question,
@@ -49,9 +55,11 @@ __all__ = [
     "MARKERS",
     "MAX_BYTES",
     "MESSAGE_TYPES",
+    "NAME_PATTERN",
     "PAYLOADS",
     "PRIORITIES",
     "SPEC",
+    "SPOKEN",
     "TIME_PATTERN",
     "Acknowledgment",
     "Answer",
@@ -68,12 +76,14 @@ __all__ = [
     "EnvelopeID",
     "ErrorDetails",
     "Escalation",
+    "FailureReason",
     "Fraction",
     "Gate",
     "GateOutcome",
     "Hold",
     "MessageType",
     "Name",
+    "Parking",
     "Part",
     "Payload",
     "Priority",
@@ -99,8 +109,6 @@ SPEC: Spec = get_args(Spec)[0]
 MAX_BYTES = 1 << 20
 """The longest document that is read, in bytes. Results that are longer belong into files, named as artifacts."""
 
-_ID_PATTERN = r"^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}\Z"
-NAME_PATTERN = r"^@[A-Za-z0-9][A-Za-z0-9._\-]{0,63}\Z"
 _TRACE_PATTERN = r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z"
 TIME_PATTERN = (
     r"^2[01][0-9]{2}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])"
@@ -109,8 +117,6 @@ TIME_PATTERN = (
 )
 """Years 2000 to 2199, at most microseconds, an offset from UTC always: narrower than RFC 3339, wide enough."""
 
-EnvelopeID = Annotated[str, Meta(pattern=_ID_PATTERN)]
-Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
 Time = Annotated[datetime, Meta(tz=True)]
 Priority: TypeAlias = Literal["critical", "high", "normal", "low"]
 PRIORITIES: tuple[Priority, ...] = get_args(Priority)
@@ -262,8 +268,9 @@ def compose(
     by_hand: bool = False,
     quality_gates: QualityGates | None = None,
     usage: tuple[Usage, ...] = (),
+    id: str | None = None,
 ) -> Envelope[P_co]:
-    """Write an envelope with a new ID, this moment's timestamp and, without `task`, a new task.
+    """Write an envelope, without `id` with a new one, this moment's timestamp and, without `task`, a new task.
 
     `cause` is the envelope that this one follows from: its ID becomes the causation, its trace goes on, and its
     root, unless another `root` of the tree is given.
@@ -280,6 +287,7 @@ def compose(
         by_hand=by_hand,
     )
     return Envelope(
+        id=id or new_id(),
         sender=sender,
         recipient=recipient,
         type=payload.TYPE,

@@ -8,6 +8,7 @@
     │   ├── Skipped                 good in itself, but another envelope of the same call was refused
     │   ├── LifecycleConflict       not legal in the state that the task is in
     │   ├── Fenced                  the token is older than the newest delivery of the task
+    │   ├── Moved                   what it was decided on has changed meanwhile
     │   └── DuplicateID             the ID is in the log already, with other content
     ├── ForeignEntry                an entry of the log that taskbus did not write
     ├── Unavailable                 the server cannot be used
@@ -20,7 +21,11 @@
     │   ├── OutOfMemory             the memory limit is reached
     │   └── ServerFault             any other error that the server answered
     ├── TimedOut                    the answer did not come in time
-    ├── RefusedByBudget             a cap would be exceeded
+    ├── Failure                     raised by a handler: its delivery was not dealt with
+    │   ├── Retryable               it may succeed when it is tried again
+    │   ├── Permanent               trying again cannot help
+    │   ├── QuotaLimited            it can be tried again when the quota is reset
+    │   └── RefusedByBudget         a cap would be exceeded
     ├── ProjectionStopped           the read models cannot be folded any further, or not be used
     │   └── CheckpointLost          the log does not hold what was folded last
     └── InvalidEnvelope             the document is not a valid envelope
@@ -32,10 +37,13 @@ to exit codes in one table.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
+
+    from taskbus.payload import FailureReason
 
 
 class TaskbusError(Exception):
@@ -137,6 +145,12 @@ class Fenced(Conflict):
     advice = "Drop the result: the newer delivery publishes its own. Take from the inbox for new work."
 
 
+class Moved(Conflict):
+    """What it was decided on has changed meanwhile."""
+
+    advice = "Look again, and decide anew."
+
+
 class DuplicateID(Conflict):
     """An envelope with this ID and other content is in the log already."""
 
@@ -189,8 +203,45 @@ class TimedOut(TaskbusError):
     """The answer did not come in time."""
 
 
-class RefusedByBudget(TaskbusError):
+class Failure(TaskbusError):
+    """A delivery was not dealt with.
+
+    Handlers raise it to say what the worker is to do with their delivery: `reason` decides that. Any other exception
+    that a handler raises counts as Retryable.
+    """
+
+    reason: ClassVar[FailureReason] = "retryable"
+
+
+class Retryable(Failure):
+    """It did not work this time, and may the next: the delivery is tried again after a pause, then parked."""
+
+
+class Permanent(Failure):
+    """It cannot work, however often it is tried: the delivery is parked at once."""
+
+    reason = "permanent"
+
+
+class QuotaLimited(Failure):
+    """The quota is used up until a time: the delivery waits for it, and that counts as no attempt.
+
+    `until` is an aware time. Raises UsageError for one without an offset from UTC.
+    """
+
+    reason = "quota-limited"
+
+    def __init__(self, message: str | None = None, *, until: datetime) -> None:
+        super().__init__(message)
+        if until.tzinfo is None:
+            raise UsageError(f"The reset time {until} has no offset from UTC.", advice="Use an aware datetime.")
+        self.until = until
+
+
+class RefusedByBudget(Failure):
     """The cap would be exceeded."""
+
+    reason = "refused-by-budget"
 
 
 class ProjectionStopped(TaskbusError):

@@ -15,6 +15,7 @@ from taskbus.envelope import (
     Completion,
     Delegation,
     Escalation,
+    Parking,
     Question,
     Status,
     Verdict,
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from taskbus.envelope import AnyEnvelope, Payload
 
 
-def gist(envelope: AnyEnvelope) -> str:  # noqa: PLR0911 - one for each type
+def gist(envelope: AnyEnvelope) -> str:  # noqa: C901, PLR0911 - one for each type
     """What an envelope says, in short; a completion takes a line for each thing that it says."""
     payload: Payload = envelope.payload
     match payload:
@@ -53,6 +54,20 @@ def gist(envelope: AnyEnvelope) -> str:  # noqa: PLR0911 - one for each type
             return f"level {error.level}, {error.category}: {error.message}"
         case Cancellation():
             return payload.reason
+        case Parking():
+            return _parking(payload)
+
+
+def _parking(parking: Parking) -> str:
+    several = f"{len(parking.deliveries)} deliveries " if len(parking.deliveries) > 1 else ""
+    said = f"{several}{parking.parking} for {parking.agent}"
+    if parking.attempts is not None:
+        said += f" after {parking.attempts} attempt{'' if parking.attempts == 1 else 's'}"
+    if parking.reason is not None:
+        said += f" ({parking.reason})"
+    if parking.resumes:
+        said += ", resuming the task"
+    return f"{said}: {parking.message}" if parking.message else said
 
 
 def _result(completion: Completion) -> str:

@@ -45,15 +45,19 @@ class Injected:
             return await self.client.execute_command(str(words[0]).encode(), *words[1:])
 
     async def block(
-        self, before: tuple[str | bytes | int, ...], after: tuple[str | bytes | int, ...], timeout: float
-    ) -> object:
-        """Ask again and again, until there is an answer or `timeout` seconds are over."""
+        self,
+        before: tuple[str | bytes | int, ...],
+        after: tuple[str | bytes | int, ...],
+        timeout: float,
+        *then: tuple[str | bytes | int, ...],
+    ) -> list[object]:
+        """Ask again and again, until there is an answer or `timeout` seconds are over; `then` the other commands."""
         loop = asyncio.get_running_loop()
         end = loop.time() + timeout
         while True:
             reply = await self.call((*before, *after))
             if reply or loop.time() >= end:
-                return reply
+                return [reply, *[await self.call(words) for words in then]]
             await asyncio.sleep(POLL)
 
     async def aclose(self) -> None:

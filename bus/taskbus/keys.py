@@ -34,13 +34,33 @@ class Keys:
 
     @cached_property
     def index(self) -> str:
-        """Hash: the position of each envelope by its ID, the record of each task by `task:<id>`."""
+        """Hash: the position of each envelope by its ID, the record of each task by `task:<id>`, everybody's name."""
         return self.prefix + "index"
 
     @cached_property
     def meta(self) -> str:
-        """Hash: `token`, the newest fencing token."""
+        """Hash: the newest fencing token, the last take of each worker, how far supervision has looked."""
         return self.prefix + "meta"
+
+    @cached_property
+    def agents(self) -> str:
+        """Set: everybody who was ever sent anything."""
+        return self.prefix + "agents"
+
+    @cached_property
+    def workers(self) -> str:
+        """Sorted set: when each worker was seen last, in milliseconds since the epoch, by `agent consumer`."""
+        return self.prefix + "workers"
+
+    @cached_property
+    def deadlines(self) -> str:
+        """Sorted set: the deadline of each open task that has one, in milliseconds since the epoch."""
+        return self.prefix + "deadlines"
+
+    @cached_property
+    def escalations(self) -> str:
+        """Sorted set: since when each escalated task is with who has it now, in milliseconds since the epoch."""
+        return self.prefix + "escalations"
 
     def inbox(self, agent: str, priority: str) -> str:
         """Stream: the deliveries of one priority that an agent has not settled; its group is named as the agent."""
@@ -51,9 +71,20 @@ class Keys:
         return [self.inbox(agent, priority) for priority in PRIORITIES]
 
     def held(self, agent: str) -> str:
-        """Hash: token and consumer of each delivery that is leased, by `priority/entry`."""
+        """Hash: token, consumer, tries and reason of each delivery that was taken, by `priority/entry`.
+
+        The consumer is `-` where nobody has it: it waits to be taken again, for the reason that stands there.
+        """
         return f"{self.prefix}held:{agent}"
 
     def leases(self, agent: str) -> str:
-        """Sorted set: the end of each lease in milliseconds since the epoch, by `priority/entry`."""
+        """Sorted set: by `priority/entry`, the end of the lease in milliseconds since the epoch, or of the wait."""
         return f"{self.prefix}leases:{agent}"
+
+    def parked(self, agent: str) -> str:
+        """Hash: by task, the deliveries that are set aside, and those of the task that wait behind them."""
+        return f"{self.prefix}parked:{agent}"
+
+    def bell(self, agent: str) -> str:
+        """Stream of one entry: wakes idle workers for what is handed back to an inbox without being new in it."""
+        return f"{self.prefix}bell:{agent}"

@@ -7,9 +7,9 @@ fold with it, and the tests compare the two exhaustively. The states carry A2A's
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Literal, TypeAlias, cast, get_args
 
-from taskbus.envelope import Acknowledgment, Completion, Delegation, Verdict
+from taskbus.envelope import Acknowledgment, Completion, Delegation, Parking, Verdict
 
 if TYPE_CHECKING:
     from taskbus.envelope import AnyEnvelope, MessageType
@@ -39,6 +39,10 @@ Event: TypeAlias = Literal[
     "verdict:rejected",
     "escalation",
     "cancellation",
+    "parking:parked",
+    "parking:replayed",
+    "parking:resumed",
+    "parking:dropped",
 ]
 """A message type, told apart further where what follows depends on what the message says."""
 
@@ -66,6 +70,12 @@ class Rule:
     attempt: bool = False
 
 
+_RECORDS: dict[Event, tuple[Role, ...]] = {
+    "parking:parked": ("bus",),
+    "parking:replayed": ("anyone",),
+    "parking:dropped": ("anyone",),
+}
+"""What is recorded of deliveries in any state, and changes none."""
 RULES: tuple[Rule, ...] = (
     Rule((None,), "delegation", ("anyone",), "submitted", attempt=True),
     Rule(("submitted",), "acknowledgment:accepted", ("assignee",), "working"),
@@ -87,8 +97,21 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(("escalated",), "answer", ("delegator", "human"), "working"),
     Rule(("submitted", "working", "input-required", "escalated"), "cancellation", ("delegator",), "canceled"),
+    Rule(("escalated",), "escalation", ("bus",), "escalated"),
+    Rule(("escalated",), "parking:resumed", ("anyone",), "submitted"),
+    *(
+        Rule((state,), event, roles, state)
+        for event, roles in _RECORDS.items()
+        for state in cast("tuple[State, ...]", get_args(State))
+    ),
 )
 TABLE: dict[tuple[State | None, Event], Rule] = {(state, rule.event): rule for rule in RULES for state in rule.states}
+ENDED: frozenset[State] = frozenset(
+    state
+    for state in cast("tuple[State, ...]", get_args(State))
+    if all(rule.to == state for (of, _), rule in TABLE.items() if of == state)
+)
+"""The states that nothing leads out of."""
 WORK: frozenset[Event] = frozenset(
     {
         "acknowledgment:accepted",
@@ -139,13 +162,17 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What the lifecycle looks at in an envelope; `token` is None for what is sent without a delivery."""
+    """What the lifecycle looks at in an envelope; `token` is None for what is sent without a delivery.
+
+    `moves` says that a delivery is parked, replayed or dropped in the same step: nothing else may tell of that.
+    """
 
     event: Event
     sender: str
     recipient: str
     token: int | None = None
     review: bool = True
+    moves: bool = False
 
 
 Refusal: TypeAlias = Literal["lifecycle", "fenced", "held", "recipient", "unknown"]
@@ -160,6 +187,9 @@ def event_of(envelope: AnyEnvelope) -> Event:
         return "completion:failure" if payload.result.status == "failure" else "completion:done"
     if isinstance(payload, Verdict):
         return "verdict:accepted" if payload.decision == "accepted" else "verdict:rejected"
+    if isinstance(payload, Parking):
+        resumes = payload.resumes and payload.parking == "replayed"
+        return cast("Event", f"parking:{'resumed' if resumes else payload.parking}")
     return cast("Event", envelope.type)
 
 
@@ -199,6 +229,8 @@ def refusal(task: Task | None, message: Message, *, now: int) -> Refusal | None:
     if task is not None and works and message.token is not None and message.token not in _current(task):
         return "fenced"
     rule = TABLE.get((task.state if task else None, message.event))
+    if message.event.startswith("parking") and not message.moves:
+        return "lifecycle"
     if rule is None or not roles(task, message.sender).intersection(rule.roles):
         return "lifecycle"
     if not _addressed(task, message):
@@ -225,10 +257,10 @@ def advance(task: Task | None, message: Message) -> Task:
     rule = TABLE[(task.state if task else None, message.event)]
     if task is None:
         return Task(rule.to, message.sender, message.recipient, message.sender, review=message.review)
-    state = rule.unreviewed if rule.unreviewed and not task.review else rule.to
-    by_hand = message.token is None and message.event != "status"
-    if state == task.state and message.event in WORK and not (by_hand and task.lease):
+    if message.event == "status" or message.event in _RECORDS:
         return task
+    state = rule.unreviewed if rule.unreviewed and not task.review else rule.to
+    by_hand = message.token is None
     delegated, keeps = message.event == "delegation", state in DELIVERED and message.event in WORK and not by_hand
     return replace(
         task,
@@ -245,6 +277,6 @@ def legal(state: State | None) -> tuple[tuple[MessageType, tuple[Role, ...]], ..
     """What may be sent in a state: message types with the roles that may send them."""
     found: dict[MessageType, tuple[Role, ...]] = {}
     for (of, event), rule in TABLE.items():
-        if of == state:
+        if of == state and not event.startswith("parking"):
             found[cast("MessageType", event.partition(":")[0])] = rule.roles
     return tuple(found.items())

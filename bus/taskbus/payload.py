@@ -1,4 +1,4 @@
-"""What an envelope says: the payloads of the nine message types, and the parts that they are made of.
+"""What an envelope says: the payloads of the ten message types, and the parts that they are made of.
 
 Half of the model that is the only definition of the format; `taskbus.envelope` is the other half, and says how the
 fields' annotations are read. Nothing here knows of headers, wire forms or the bus.
@@ -11,10 +11,14 @@ from typing import Annotated, ClassVar, Literal, TypeAlias, cast, get_args
 from msgspec import Meta, Struct
 
 _TASK_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:\-]{0,127}\Z"
+_ID_PATTERN = r"^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}\Z"
+NAME_PATTERN = r"^@[A-Za-z0-9][A-Za-z0-9._\-]{0,63}\Z"
 _SHA256_PATTERN = r"^[0-9a-f]{64}\Z"
 # The characters that XML 1.0 can carry (section 2.2, "Char"): what one wire form cannot carry, none may.
 _TEXT_PATTERN = "^[^\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]*\\Z"
 
+EnvelopeID = Annotated[str, Meta(pattern=_ID_PATTERN)]
+Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
 TaskID = Annotated[str, Meta(pattern=_TASK_PATTERN)]
 Text = Annotated[str, Meta(pattern=_TEXT_PATTERN, extra={"text": True})]
 Words = Annotated[str, Meta(pattern=_TEXT_PATTERN, min_length=1, extra={"text": True})]
@@ -32,8 +36,22 @@ MessageType: TypeAlias = Literal[
     "verdict",
     "escalation",
     "cancellation",
+    "parking",
 ]
+FailureReason: TypeAlias = Literal[
+    "retryable",
+    "permanent",
+    "undecodable",
+    "quota-limited",
+    "refused-by-budget",
+    "cancelled",
+    "timed-out",
+    "lost",
+]
+"""Why a delivery was not dealt with; `lost` says that its worker was."""
 MESSAGE_TYPES: tuple[MessageType, ...] = get_args(MessageType)
+SPOKEN: tuple[MessageType, ...] = tuple(each for each in MESSAGE_TYPES if each != "parking")
+"""The types that somebody says, and a model may write; a parking is what the bus records of its deliveries."""
 
 
 class Part(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -220,8 +238,43 @@ class Cancellation(Part, frozen=True, kw_only=True):
     reason: Annotated[Words, Meta(description="Why it is no longer wanted.")]
 
 
+class Parking(Part, frozen=True, kw_only=True):
+    """Records what became of deliveries that could not be dealt with: set aside, delivered again, or given up."""
+
+    TYPE: ClassVar[MessageType] = "parking"
+    action: Annotated[Text | None, Meta(description="The sender's own word for what it does.")] = None
+    parking: Annotated[
+        Literal["parked", "replayed", "dropped"],
+        Meta(description="Whether the deliveries were set aside, put back into the inbox, or given up."),
+    ]
+    agent: Annotated[Name, Meta(description="Whose deliveries they are.")]
+    deliveries: Annotated[
+        tuple[EnvelopeID, ...],
+        Meta(description="The IDs of their envelopes, in the order of the log.", extra={"item": "envelope"}),
+    ] = ()
+    resumes: Annotated[
+        bool, Meta(description="Replayed: whether that submits the escalated task to its assignee again.")
+    ] = False
+    # XML Schema allows one type for all elements of a name in the payload, and <reason> is that of a cancellation.
+    reason: Annotated[
+        FailureReason | None,
+        Meta(description="Why they were set aside.", extra={"element": "failure-reason"}),
+    ] = None
+    attempts: Annotated[Count | None, Meta(description="How often they were tried before they were set aside.")] = None
+    message: Annotated[Text | None, Meta(description="What happened, for people to read.")] = None
+
+
 Payload: TypeAlias = (
-    Delegation | Acknowledgment | Status | Question | Answer | Completion | Verdict | Escalation | Cancellation
+    Delegation
+    | Acknowledgment
+    | Status
+    | Question
+    | Answer
+    | Completion
+    | Verdict
+    | Escalation
+    | Cancellation
+    | Parking
 )
 PAYLOADS: dict[MessageType, type[Payload]] = {
     payload.TYPE: payload for payload in cast("tuple[type[Payload], ...]", get_args(Payload))
@@ -236,5 +289,6 @@ MARKERS: dict[MessageType, str] = {
     "verdict": "decision",
     "escalation": "error_details",
     "cancellation": "reason",
+    "parking": "parking",
 }
 """The required field of each payload by which its kind is told; the XSD ties `type` to it."""

@@ -1,23 +1,21 @@
 """What a process was told: the server, the namespace, where its files are, and who speaks.
 
 Owns the order in which the sources are asked (option, environment, `bus.toml` found upward from the current
-folder, for the home a `.bus` found likewise, default) and the rules for each value. Refuses unknown keys and
-values, naming file, line and key. Called by the command line and by programs that want to be configured like it;
-reads nothing after loading.
+folder, for the home a `.bus` found likewise, default) and the rules for each value. Called by the command line and
+by programs that want to be configured like it; reads nothing after loading.
 """
 
 from __future__ import annotations
 
-import difflib
 import errno
 import os
 import re
-import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, Literal, cast
+from typing import TYPE_CHECKING, Final, Literal
 
+from taskbus import bus_file
 from taskbus import home as homes
 from taskbus.address import Address, redacted
 from taskbus.errors import ConfigurationError
@@ -25,11 +23,12 @@ from taskbus.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from taskbus.supervision import Supervision
+
 __all__ = ["DEFAULT_NAMESPACE", "Durability", "Settings", "checked_namespace", "redacted"]
 
 Durability = Literal["always", "everysec"]
 
-FILE_NAME: Final = "bus.toml"
 DEFAULT_NAMESPACE: Final = "taskbus:"
 
 # Each setting with the variables that carry it; the first variable that is set and not empty counts.
@@ -47,7 +46,6 @@ _SHOWN: Final = 60
 """How many characters of a path that cannot be used are shown."""
 
 _NAMESPACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,62}:")
-_TOML_PLACE = re.compile(r"\s*\(at (?:line (?P<line>\d+), column \d+|end of document)\)$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +56,7 @@ class Settings:
     is absolute. `sources` says for each of these where it came from, in words: `option --url`,
     `environment BUS_URL`, `/path/bus.toml line 3`, `found upward`, `default`. `file` is the bus.toml that was
     read, if any. `announce` is told, in a sentence, of what is done unasked: the start of the embedded server.
+    `supervising` are the fields of `supervision` that the file has, times in seconds.
     """
 
     url: str | None = field(repr=False)
@@ -68,6 +67,21 @@ class Settings:
     sources: Mapping[str, str]
     file: Path | None = None
     announce: Callable[[str], None] | None = field(default=None, repr=False, compare=False)
+    supervising: Mapping[str, float | str] = field(default_factory=lambda: MappingProxyType({}))
+
+    @property
+    def supervision(self) -> Supervision:
+        """What is told of when it was not done in time, for workers and `bus supervise`."""
+        return self.supervision_with({})
+
+    def supervision_with(self, given: Mapping[str, float | str | None]) -> Supervision:
+        """The same, with fields of Supervision that go before those of the file; None is what is not given."""
+        from taskbus.supervision import Supervision  # it brings the client library, which most settings do without
+
+        fields = {**self.supervising, **{name: value for name, value in given.items() if value is not None}}
+        times = {name: value for name, value in fields.items() if isinstance(value, float)}
+        lead = fields.get("lead")
+        return Supervision(**times, lead=lead if isinstance(lead, str) else None)
 
     @classmethod
     def load(
@@ -90,8 +104,8 @@ class Settings:
         up to the user's home directory; else `.bus` in `cwd`. Raises ConfigurationError.
         """
         here = Path(cwd) if cwd is not None else Path.cwd()
-        file = _find(here)
-        in_file = _read(file) if file else {}
+        file = bus_file.find(here)
+        in_file, supervising = bus_file.read(file, VARIABLES) if file else ({}, {})
         options = {"url": url, "namespace": namespace, "home": home, "durability": durability, "agent": agent}
         values: dict[str, str | None] = {}
         sources: dict[str, str] = {}
@@ -109,6 +123,7 @@ class Settings:
             sources=MappingProxyType(sources),
             file=file,
             announce=announce,
+            supervising=MappingProxyType(supervising),
         )
 
 
@@ -131,11 +146,6 @@ def checked_namespace(value: str | None, *, source: str = "the namespace") -> st
     return namespace
 
 
-def _find(start: Path) -> Path | None:
-    start = start.absolute()
-    return next((path for folder in (start, *start.parents) if (path := folder / FILE_NAME).is_file()), None)
-
-
 def _first(
     name: str,
     option: str | os.PathLike[str] | None,
@@ -152,51 +162,6 @@ def _first(
         value, line = in_file[name]
         return value, f"{file} line {line}"
     return None, "default"
-
-
-def _read(file: Path) -> dict[str, tuple[str, int]]:
-    """Each key of the file with its value and line."""
-    try:
-        text = file.read_text(encoding="utf-8")
-    except OSError as error:
-        message = f"{file} cannot be read: {error.strerror or error}."
-        raise ConfigurationError(message, advice="Make the file readable, or move it away.") from error
-    except UnicodeDecodeError as error:
-        raise ConfigurationError(f"{file} is not UTF-8 text.", advice="Save the file as UTF-8.") from error
-    try:
-        document = cast("dict[str, object]", tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        found = _TOML_PLACE.search(str(error))
-        line = int(found["line"]) if found and found["line"] else text.count("\n") + 1
-        key = _key_of(text, line)
-        message = f"{file}, line {line}{f', key `{key}`' if key else ''}: {_TOML_PLACE.sub('', str(error))}."
-        raise ConfigurationError(message, advice='Write each setting as key = "value", in quotes.') from error
-    values: dict[str, tuple[str, int]] = {}
-    for key, value in document.items():
-        line = _line_of(text, key)
-        if key not in VARIABLES:
-            near = difflib.get_close_matches(key, VARIABLES, n=1)
-            hint = f"Did you mean `{near[0]}`? " if near else ""
-            message = f"{file}, line {line}: unknown key `{key}`."
-            raise ConfigurationError(message, advice=f"{hint}Known keys: {', '.join(VARIABLES)}.")
-        if not isinstance(value, str) or not value.strip():
-            kind = "an empty text" if isinstance(value, str) else f"a {type(value).__name__}"
-            message = f"{file}, line {line}, key `{key}`: found {kind}, expected a text."
-            raise ConfigurationError(message, advice=f'Write {key} = "value", or leave the line out.')
-        values[key] = (value.strip(), line)
-    return values
-
-
-def _line_of(text: str, key: str) -> int:
-    pattern = re.compile(rf"""^\s*\[*\s*["']?{re.escape(key)}["']?\s*[.=\]]""", re.MULTILINE)
-    found = pattern.search(text)
-    return text.count("\n", 0, found.end()) + 1 if found else 1
-
-
-def _key_of(text: str, line: int) -> str | None:
-    lines = text.splitlines()
-    found = re.match(r"\s*([A-Za-z0-9_-]+)\s*=", lines[line - 1]) if 0 < line <= len(lines) else None
-    return found[1] if found else None
 
 
 def _absolute(home: str, anchor: Path, source: str) -> Path:
@@ -232,7 +197,7 @@ def _checked_durability(value: str | None, source: str) -> Durability:
         case _:
             message = f"The durability {value!r} ({source}) is not known."
             advice = (
-                "Use `always` (an append returns once it is on disk) or `everysec` (survives the death of the"
-                " process, may lose a second on power loss)."
+                "Use `always` (an append returns once it is on disk) or `everysec` (may lose the last second when the"
+                " machine dies, or the process while the disk is slow)."
             )
             raise ConfigurationError(message, advice=advice)

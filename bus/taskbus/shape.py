@@ -150,8 +150,8 @@ def record(struct: object) -> Record:
 
 @cache
 def markers() -> Mapping[str, MessageType]:
-    """The type that each marker field stands for."""
-    return {name: kind for kind, name in MARKERS.items()}
+    """The type that each marker stands for, by the name of its element in the payload."""
+    return {payloads()[kind].by_name[name].element: kind for kind, name in MARKERS.items()}
 
 
 @cache

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias, cast
 from taskbus import codec, findings, shape
 from taskbus.envelope import (
     MESSAGE_TYPES,
+    SPOKEN,
     Acknowledgment,
     Answer,
     AnyEnvelope,
@@ -82,7 +83,7 @@ _LEAD, _KILO = "@lead", "@kilo"
 def template(type: MessageType, *, form: Form = "xml") -> str:
     """Write the prompt that tells a model how to write a message of this type, with one valid example.
 
-    Raises UsageError for an unknown type or form.
+    Raises UsageError for an unknown type or form, and for a type that no model writes.
     """
     if form not in _RULES:
         raise UsageError(f"There is no form {form!r}.", advice="The forms are xml and json.")
@@ -108,9 +109,13 @@ def template(type: MessageType, *, form: Form = "xml") -> str:
 
 
 def example(type: MessageType) -> AnyEnvelope:
-    """A message of this type as one would write it: always the same. Raises UsageError for an unknown type."""
+    """A message of this type as one would write it: always the same.
+
+    Raises UsageError for an unknown type, and for one that no model writes.
+    """
     if type not in _EXAMPLES:
-        raise UsageError(f"There is no type {type!r}.", advice=f"The types are {', '.join(MESSAGE_TYPES)}.")
+        what = f"No model writes a {type}" if type in MESSAGE_TYPES else f"There is no type {type!r}"
+        raise UsageError(f"{what}.", advice=f"The types that one writes are {', '.join(SPOKEN)}.")
     payload = _EXAMPLES[type]
     from_delegator = isinstance(payload, Delegation | Answer | Verdict | Cancellation)
     return Envelope(

@@ -12,7 +12,6 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
-from uuid import UUID
 
 import msgspec
 from msgspec import structs
@@ -147,12 +146,14 @@ def derived_id(timestamp: datetime, document: bytes) -> str:
 
     The same document always gets the same ID, so that publishing it twice publishes it once.
     """
-    milliseconds = (timestamp - _EPOCH) // timedelta(milliseconds=1)
-    rest = int.from_bytes(sha256(document).digest()[:10], "big")
-    number = (milliseconds & (2**48 - 1)) << 80 | rest
-    # RFC 9562, section 5.7: version 7 in bits 48 to 51, variant 10 in bits 64 and 65.
-    number = number & ~(0xF << 76) & ~(0b11 << 62) | 0x7 << 76 | 0b10 << 62
-    return str(UUID(int=number))
+    return hashed_id((timestamp - _EPOCH) // timedelta(milliseconds=1), document)
+
+
+def hashed_id(milliseconds: int, seed: bytes) -> str:
+    """A UUIDv7 of a time in milliseconds since the epoch, and the hash of a seed (RFC 9562, section 5.7)."""
+    time, rest = f"{milliseconds & (2**48 - 1):012x}", sha256(seed).hexdigest()
+    # Version 7 in bits 48 to 51, variant 10 in bits 64 and 65; cut from text, which costs a fifth of class UUID.
+    return f"{time[:8]}-{time[8:]}-7{rest[1:4]}-{'89ab'[int(rest[4], 16) & 3]}{rest[5:8]}-{rest[8:20]}"
 
 
 def in_utc(envelope: AnyEnvelope) -> AnyEnvelope:

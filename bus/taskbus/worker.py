@@ -1,101 +1,58 @@
-"""The worker: takes an agent's deliveries, calls its handler, and settles with what the handler returns.
+"""The worker: takes an agent's deliveries as long as it has room for them, has them handled, and keeps their leases.
 
-A handler is one coroutine function from a `Work` to its outcome: a payload, several, or None. The worker
-acknowledges work before it calls the handler, renews the lease while the handler runs, and turns an exception into
-a failed completion; it never lets one delivery end the worker.
+It looks after time: what it holds is renewed, a handler whose delivery was taken from it is cancelled at once, and
+when it is told to stop it finishes or hands back within its grace. It outlives its server, and says so.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias, cast
+import heapq
+import math
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import anyio
+import anyio.lowlevel
 
-from taskbus.codec import Document
-from taskbus.envelope import (
-    Acknowledgment,
-    Completion,
-    Envelope,
-    ErrorDetails,
-    Escalation,
-    Payload,
-    Result,
-    Status,
-    Usage,
-    compose,
-    new_id,
-)
-from taskbus.errors import Conflict, Fenced, InvalidEnvelope, NotFound, TaskbusError, TimedOut, Unavailable, UsageError
+from taskbus.delivery import Release
+from taskbus.envelope import PRIORITIES, new_id
+from taskbus.errors import TimedOut, Unavailable
+from taskbus.handling import Handling, Held
+from taskbus.mending import mend
+from taskbus.settling import Settling
+from taskbus.supervision import watch
 
 if TYPE_CHECKING:
-    from taskbus.append import Appended
-    from taskbus.client import Bus
-    from taskbus.delivery import Delivery, Taken
-    from taskbus.envelope import AnyEnvelope
+    from collections.abc import Awaitable, Callable
 
-_IDLE = 30.0
-_TIMES = 3
+    from taskbus.client import Bus
+    from taskbus.delivery import Taken
+    from taskbus.envelope import AnyEnvelope, Escalation
+    from taskbus.errors import TaskbusError
+    from taskbus.terms import Terms
+    from taskbus.work import Handler, Settled
+
+_IDLE = 5.0
+"""Seconds after which an idle worker looks without being woken: it shows that it is alive, and misses nothing."""
 _LOOK = 1.0
 """Seconds between two looks at what another worker holds, where nothing else is waited for."""
-
-_LOG = logging.getLogger("taskbus.worker")
-# Without a handler of its own, Python prints what nobody configured logging for: a library must not.
-logging.getLogger("taskbus").addHandler(logging.NullHandler())
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """A payload with what models used for it; to another recipient than the delegator, where one is named."""
-
-    payload: Payload
-    usage: tuple[Usage, ...] = ()
-    recipient: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """One delivery, as a handler sees it. `envelope` is the message; `bus` is there to read and publish more."""
-
-    bus: Bus
-    delivery: Delivery
-    envelope: AnyEnvelope
-    reply_to: str
-
-    async def say(self, status: Payload) -> None:
-        """Publish how far the work is, under this delivery's token. Whatever ends the work is returned instead."""
-        if not isinstance(status, Status):
-            raise UsageError(f"A handler cannot say this and go on: {status.TYPE}.", advice="Return it as the outcome.")
-        await self.bus.publish(self.reply(Outcome(status)), token=self.delivery.token)
-
-    def reply(self, outcome: Outcome) -> AnyEnvelope:
-        """The envelope of an outcome: from this agent to the delegator, caused by this delivery."""
-        return compose(
-            outcome.payload,
-            sender=self.delivery.agent,
-            recipient=outcome.recipient or self.reply_to,
-            task=self.delivery.task,
-            root=self.delivery.entry.root,
-            priority=self.envelope.priority,
-            cause=self.envelope,
-            usage=outcome.usage,
-        )
-
-
-Returned: TypeAlias = "Payload | Outcome | Sequence[Payload | Outcome | AnyEnvelope | Document] | None"
-Handler: TypeAlias = Callable[[Work], Awaitable[Returned]]
-Settled: TypeAlias = "Callable[[Work, Sequence[AnyEnvelope | Document], Sequence[Appended]], None]"
-"""Told of each delivery that was settled: with which outcomes, and where they stand in the log."""
+_QUICK = 0.05
+"""Seconds for which a delivery is neither renewed nor watched: most handlers that are programs are done by then."""
+_LAST = 2.0
+"""Seconds for what is left to be told to the server when the worker ends at once."""
+_TICK = 0.1
+"""Seconds by which the end of a blocking read may come late: a server that does nothing else looks ten times in one."""
+_MOST = 200
+_T = TypeVar("_T")
+_URGENCY = {priority: number for number, priority in enumerate(PRIORITIES)}
 
 
 class Worker:
-    """Works for one agent until it is stopped. `lease` is in seconds, `concurrency` the handlers at a time.
+    """Works for one agent until it is stopped, on the given terms.
 
     `on_incident` is told of everything that went wrong and was dealt with, as one line of text; `on_settled` of
-    each delivery that was settled. What a handler raises is logged with its traceback, as an error of the logger
-    `taskbus.worker`. `advice` is what to do when the server is away; without it, the error's own advice is told.
+    each delivery that was settled or parked. What a handler raises is logged with its traceback, as an error of the
+    logger `taskbus.worker`. `advice` is what to do when the server is away; without it, the error's own is told.
     """
 
     def __init__(
@@ -103,79 +60,290 @@ class Worker:
         bus: Bus,
         agent: str,
         handler: Handler,
+        terms: Terms,
         *,
-        lease: float = 30.0,
-        concurrency: int = 1,
         on_incident: Callable[[str], None] | None = None,
         on_settled: Settled | None = None,
     ) -> None:
         self._bus = bus
         self._agent = agent
-        self._handler = handler
-        self._concurrency = concurrency
+        self._terms = terms
         self._report: Callable[[str], None] = _ignore if on_incident is None else on_incident
-        self._on_settled = on_settled
-        self._inbox = bus.inbox(agent, consumer=f"worker-{new_id()[-12:]}", lease=lease)
+        self._inbox = bus.inbox(agent, consumer=f"worker-{new_id()[-12:]}", lease=terms.lease)
+        self._settling = Settling(bus, self._inbox, on_away=self._tell_away, on_back=self._tell_back)
+        self._handling = Handling(
+            *(bus, self._inbox, handler, terms, self._settling),
+            begin=self._begin,
+            report=self._report,
+            on_change=self._change,
+            on_settled=on_settled,
+        )
+        self._queue: list[tuple[int, int, Held]] = []
+        self._running: set[Held] = set()
         self._stopping = False
-        self._waiting: anyio.CancelScope | None = None
         self._until_idle = False
+        self._end = math.inf
+        self._waiting: anyio.CancelScope | None = None
+        self._changed = anyio.Event()
+        self._queued = anyio.Event()
         self._away = False
+        self._newest = 0
         self._told_holders = False
-        self.settled = 0
         self.advice: str | None = None
 
-    def stop(self) -> None:
-        """Take no more; what is being worked on is finished and settled."""
+    @property
+    def settled(self) -> int:
+        """How many deliveries it has settled or parked."""
+        return self._handling.settled
+
+    @property
+    def handling(self) -> int:
+        """How many handlers run."""
+        return len(self._running)
+
+    def stop(self, grace: float | None = None) -> None:
+        """Take no more, and hand back what no handler has begun with.
+
+        Handlers may go on for `grace` seconds (by default those of the terms), then they are cancelled, and their
+        deliveries handed back too: another worker takes them at once. Called again, it ends them at once, or within
+        the `grace` that is given then, where that is sooner.
+        """
+        if grace is None:
+            grace = 0.0 if self._stopping else self._terms.grace
         self._stopping = True
+        self._end = min(self._end, anyio.current_time() + grace)
         if self._waiting is not None:
             self._waiting.cancel()
+        self._change()
 
     async def run(self, *, until_idle: bool = False, limit: int | None = None) -> None:
         """Work until `stop`; with `until_idle` until the inbox is empty, with `limit` for so many deliveries.
 
-        Cancelling it leaves its deliveries to their leases: they are taken again once those have lapsed.
+        Cancelling it cancels the handlers, and hands their deliveries back if the server answers within two seconds;
+        otherwise they are taken again once their leases have lapsed.
         """
-        slots = anyio.Semaphore(self._concurrency)
-        self._until_idle = until_idle
-        taken_in_all = 0
-        async with anyio.create_task_group() as handlers:
-            while not self._stopping and (limit is None or taken_in_all < limit):
-                await slots.acquire()
-                if self._stopping:
-                    return  # it was told to stop while all slots were taken
-                taken = await self._take()
-                if taken is None or (self._stopping and not taken.deliveries):
-                    slots.release()
-                    continue
-                for delivery in taken.deliveries:
-                    self._told_holders = False
-                    taken_in_all += 1
-                    handlers.start_soon(self._hold, delivery, slots)
-                if not taken.deliveries:
-                    slots.release()
-                    if taken.missing:
-                        continue
-                    at_rest = until_idle and slots.value == self._concurrency
-                    if at_rest and taken.lapse is None:
-                        return
-                    await self._wait(taken, at_rest=at_rest)
-
-    async def _take(self) -> Taken | None:
         try:
-            taken = await self._inbox.take()
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._settling.run)
+                group.start_soon(self._beat)
+                if self._terms.supervision is not None:
+                    group.start_soon(watch, self._bus, self._terms.supervision, self._tell_escalation)
+                for _ in range(self._terms.concurrency):
+                    group.start_soon(self._work)
+                await self._intake(until_idle=until_idle, limit=limit)
+                await self._finish()
+                group.cancel_scope.cancel()
+        finally:
+            await self._leave()
+
+    async def _intake(self, *, until_idle: bool, limit: int | None) -> None:
+        """Take deliveries as long as there is room for them."""
+        left: float = math.inf if limit is None else limit
+        self._until_idle = until_idle
+        most, wait = self._terms.concurrency + self._terms.prefetch, 0.0
+        while not self._stopping and left > 0:
+            room = most - len(self._handling.held)
+            # What is held ready is used up by half first: many small takes cost more than a few large ones.
+            if room < 1 or len(self._queue) > self._terms.prefetch // 2:
+                await self._change_comes()
+                continue
+            since = anyio.current_time()
+            taken = await self._take(int(min(room, left, _MOST)), wait)
+            if wait:
+                # The leases began when the wait was over, a reply's way ago; the first renewal tells if it was longer.
+                since, wait = anyio.current_time(), 0.0
+            if taken is None:
+                continue
+            left -= len(taken.deliveries)
+            if taken.deliveries:
+                self._told_holders = False
+                held = self._handling.hold(taken.deliveries, since)
+                for each in held:
+                    urgency = _URGENCY.get(each.delivery.entry.priority, len(_URGENCY))
+                    heapq.heappush(self._queue, (urgency, each.delivery.token, each))
+                self._queued.set()
+                await anyio.lowlevel.checkpoint()  # handlers begin now, before this worker has anything sent
+                self._handling.acknowledge(held)
+            if taken.remade:
+                await self._interrupted(self._mend, taken.remade)
+            elif not taken.deliveries and not taken.missing:
+                at_rest = until_idle and not self._handling.held
+                if at_rest and taken.lapse is None:
+                    return
+                wait = await self._rest(taken, at_rest=at_rest)
+
+    async def _take(self, count: int, wait: float) -> Taken | None:
+        """Take, after a wait that ends when something comes or the worker is told to stop; None without an answer."""
+        taken = None
+        try:
+            take = partial(self._inbox.take, in_hand=self._handling.held)
+            taken = await self._interrupted(take, count, wait)
         except (Unavailable, TimedOut) as error:
             self._tell_away(error)
-            await self._pause(1.0)
+            await self._interrupted(anyio.sleep, 0.5)
+        if taken is None:
             return None
-        if self._away:
-            self._away = False
-            self._report("The server is back.")
+        self._tell_back()
+        if taken.before < self._newest:
+            self._report("The server has lost what it knew: it was emptied, or restored to an earlier state.")
+        self._newest = taken.newest
         for position in taken.missing:
             self._report(
                 f"{self._agent} was to get {position}, and taskbus wrote nothing there: the log was emptied, trimmed, "
                 f"or written by something else."
             )
         return taken
+
+    async def _mend(self, priorities: tuple[str, ...]) -> None:
+        """Put back what stood in a part of the inbox that somebody deleted, and say what was not."""
+        try:
+            back = await mend(self._bus, self._agent)
+        except (Unavailable, TimedOut) as error:
+            self._tell_away(error)
+            return
+        put_back = f"open work of {len(back)} {'task was' if len(back) == 1 else 'tasks was'} put back"
+        self._report(
+            f"Somebody deleted the inbox of {self._agent} ({', '.join(priorities)}) or its group: {put_back}; messages "
+            f"that only inform may be missing, and stand in the log."
+        )
+
+    async def _work(self) -> None:
+        """Handle one delivery after the other, the most urgent of those that are held first."""
+        while True:
+            while self._stopping or not self._queue:
+                if self._queued.is_set():
+                    self._queued = anyio.Event()
+                await self._queued.wait()
+            held = heapq.heappop(self._queue)[2]
+            self._change()
+            if held.is_lost:
+                continue
+            self._running.add(held)
+            try:
+                await self._handling.handle(held)
+            finally:
+                self._running.discard(held)
+                self._change()
+
+    async def _beat(self) -> None:
+        """Renew what is held, and hear at once when something of it is taken away: it came with a new message."""
+        quick = min(_QUICK, self._terms.lease / 10)
+        while True:
+            while not (held := self._older_than(quick)):
+                if self._handling.held:
+                    await anyio.sleep(quick)
+                else:
+                    await self._change_comes()
+            try:
+                await self._renew(held)
+                self._tell_back()
+                await self._inbox.wait(max(self._terms.lease / 3 - _TICK, 0.0), renewed=True)
+            except (Unavailable, TimedOut) as error:
+                self._tell_away(error)
+            await anyio.sleep(quick)
+
+    async def _begin(self, held: Held) -> None:
+        """Before a handler begins: a lease that may have lapsed, while the server was away, is renewed first."""
+        while not held.is_lost and anyio.current_time() - held.since > self._terms.lease / 2:
+            try:
+                await self._renew([held])
+            except (Unavailable, TimedOut) as error:
+                self._tell_away(error)
+                await anyio.sleep(_QUICK)
+
+    def _older_than(self, seconds: float) -> list[Held]:
+        late = anyio.current_time() - seconds
+        return [held for held in self._handling.held.values() if held.since < late]
+
+    async def _renew(self, held: list[Held]) -> None:
+        since = anyio.current_time()
+        kept = {each.token for each in await self._inbox.renew([each.delivery for each in held])}
+        for each in held:
+            each.since = since
+            if each.delivery.token not in kept and not each.is_decided:
+                self._handling.lose(each, "it was settled, canceled, parked or taken again.")
+
+    async def _rest(self, taken: Taken, *, at_rest: bool) -> float:
+        """How long to wait for something new: until the next lease lapses; at rest, not without another look."""
+        longest = _LOOK if at_rest else _IDLE
+        if at_rest and not self._told_holders:
+            try:
+                await self._tell_holders()
+            except (Unavailable, TimedOut) as error:
+                self._tell_away(error)
+        return longest if taken.lapse is None else min(longest, max(taken.lapse, 0.01))
+
+    async def _tell_holders(self) -> None:
+        """Say who holds what is left, and what waits for its time."""
+        held = await self._bus.connection.hash(self._bus.keys.held(self._agent))
+        holders = [value.split(" ")[1] for value in held.values()]
+        names = sorted({holder for holder in holders if holder != "-"})
+        if holders:
+            self._told_holders = True
+            left = "1 delivery" if len(holders) == 1 else f"{len(holders)} deliveries"
+            by = f"{' and '.join(names)} {'holds' if len(names) == 1 else 'hold'}" if names else "wait for their time"
+            self._report(f"Waiting for {left} that {by if len(holders) > 1 or names else 'waits for its time'}.")
+
+    async def _finish(self) -> None:
+        """End what was begun; when it was told to stop, within its grace."""
+        while self._handling.held or self._running:
+            if self._stopping:
+                self._queue.clear()
+                running = {held.delivery.token for held in self._running}
+                for token, held in list(self._handling.held.items()):
+                    if token not in running and not held.is_decided:
+                        self._handling.hand_back(held)
+                if anyio.current_time() >= self._end:
+                    break
+            with anyio.CancelScope(deadline=self._end):
+                await self._change_comes()
+        for held in self._running:
+            held.is_recalled = True
+            held.scope.cancel()
+        # However long they take to end, their leases are kept: nobody is to begin before they are done.
+        while self._running:
+            await self._change_comes()
+        with anyio.CancelScope(deadline=self._end + _LAST):
+            await self._settling.drained()
+
+    async def _leave(self) -> None:
+        """Tell the server what it has not been told yet, and give back whatever is left."""
+        with anyio.move_on_after(_LAST, shield=True):
+            try:
+                await self._settling.finish()
+                left = [Release(held.delivery) for held in self._handling.held.values() if not held.is_decided]
+                if self._inbox.is_uncertain:
+                    left += [Release(delivery) for delivery in (await self._inbox.take(0)).deliveries]
+                if left:
+                    await self._inbox.release(left)
+                    self._handling.held.clear()
+                await self._inbox.leave()
+            except (Unavailable, TimedOut) as error:
+                self._tell_away(error)
+        if left := len(self._handling.held):
+            what = "1 delivery" if left == 1 else f"{left} deliveries"
+            self._report(f"The server was not told of {what}: taken again once the lease has run out.")
+
+    async def _interrupted(self, wait: Callable[..., Awaitable[_T]], *arguments: object) -> _T | None:
+        """Wait for something unless told to stop; None when it was."""
+        with anyio.CancelScope() as self._waiting:
+            if not self._stopping:
+                return await wait(*arguments)
+        return None
+
+    def _change(self) -> None:
+        self._changed.set()
+        if self._until_idle and self._waiting is not None and not self._handling.held:
+            self._waiting.cancel()  # that may have been the last one
+
+    async def _change_comes(self) -> None:
+        if self._changed.is_set():
+            self._changed = anyio.Event()
+        await self._changed.wait()
+
+    def _tell_escalation(self, envelope: AnyEnvelope) -> None:
+        details = cast("Escalation", envelope.payload).error_details
+        self._report(f"Task {envelope.task} is escalated to {envelope.recipient}: {details.message}")
 
     def _tell_away(self, error: TaskbusError) -> None:
         """Say that the server is away: once, until it is back."""
@@ -184,175 +352,11 @@ class Worker:
             advice = self.advice or error.advice
             self._report(f"{error.message} Trying again." + (f" {advice}" if advice else ""))
 
-    async def _wait(self, taken: Taken, *, at_rest: bool) -> None:
-        """Wait for something new or the next lease to lapse; at rest, look before that whether it is done with."""
-        longest = _LOOK if at_rest else _IDLE
-        bound = longest if taken.lapse is None else min(longest, max(taken.lapse, 0.01))
-        with anyio.CancelScope() as self._waiting:
-            try:
-                if at_rest and not self._told_holders:
-                    await self._tell_holders()
-                await self._inbox.wait(bound)
-            except (Unavailable, TimedOut) as error:
-                self._tell_away(error)
-                await anyio.sleep(1.0)
-        self._waiting = None
-
-    async def _tell_holders(self) -> None:
-        """Say which workers hold what is left."""
-        held = await self._bus.connection.hash(self._bus.keys.held(self._agent))
-        holders = [value.partition(" ")[2] for value in held.values()]
-        if holders:
-            self._told_holders = True
-            names = " and ".join(sorted(set(holders)))
-            one = len(holders) == 1
-            left = "1 delivery" if one else f"{len(holders)} deliveries"
-            self._report(f"Waiting for {left} that {names} {'holds' if len(set(holders)) == 1 else 'hold'}.")
-
-    async def _pause(self, seconds: float) -> None:
-        with anyio.CancelScope() as self._waiting:
-            await anyio.sleep(seconds)
-        self._waiting = None
-
-    async def _hold(self, delivery: Delivery, slots: anyio.Semaphore) -> None:
-        try:
-            await self._serve(delivery)
-        except (Unavailable, TimedOut) as error:
-            self._report(f"Task {delivery.task} is left to its lease: {error.message}")
-        except InvalidEnvelope as error:
-            self._report(f"The delivery {delivery.entry.position} cannot be dealt with: {error.message}")
-            await self._drop(delivery, error)
-        except TaskbusError as error:
-            self._report(f"The outcome for task {delivery.task} was refused: {error.message}")
-        finally:
-            slots.release()
-            if self._until_idle and self._waiting is not None:
-                self._waiting.cancel()  # this may have been the last one
-
-    async def _serve(self, delivery: Delivery) -> None:
-        reply_to = delivery.known.delegator if delivery.known else delivery.entry.sender
-        work = Work(self._bus, delivery, delivery.entry.envelope, reply_to)
-        if delivery.state == "submitted" and delivery.is_work:
-            acknowledgment = work.reply(Outcome(Acknowledgment(accepted=True)))
-            await self._bus.publish(acknowledgment, token=delivery.token)
-        outcomes = await self._outcomes(work)
-        if outcomes is not None:
-            await self._settle(work, outcomes)
-
-    async def _renew(self, delivery: Delivery, handling: anyio.CancelScope) -> None:
-        while True:
-            await anyio.sleep(self._inbox.lease / 3)
-            try:
-                kept = await self._inbox.renew([delivery])
-            except (Unavailable, TimedOut) as error:
-                self._report(f"The lease of task {delivery.task} was not renewed: {error.message}")
-                continue
-            if not kept:
-                self._report(f"Task {delivery.task} is no longer ours: it was settled, canceled or taken again.")
-                handling.cancel()
-                return
-
-    async def _settle(self, work: Work, outcomes: Sequence[AnyEnvelope | Document]) -> None:
-        """Settle with the outcomes; with a failure that says why, where they are not valid or not legal."""
-        try:
-            appended = await self._inbox.settle(work.delivery, outcomes)
-        except (InvalidEnvelope, Conflict, NotFound) as error:
-            if self._is_lost(work, error):
-                raise
-            self._report(f"The outcome for task {work.delivery.task} was refused: {error.message}")
-            outcomes = self._failed(work, error)
-            appended = await self._inbox.settle(work.delivery, outcomes)
-        self.settled += 1
-        if self._on_settled is not None:
-            self._on_settled(work, outcomes, appended)
-
-    async def _outcomes(self, work: Work) -> Sequence[AnyEnvelope | Document] | None:
-        """What the handler made of it; None when it was cancelled, or is to have it again."""
-        found: list[Sequence[AnyEnvelope | Document] | None] = []
-        # The lease is renewed while the handler runs, and no longer: a renewal must not cut off the settlement.
-        async with anyio.create_task_group() as handling:
-            handling.start_soon(self._renew, work.delivery, handling.cancel_scope)
-            found.append(await self._handled(work))
-            handling.cancel_scope.cancel()
-        return found[0] if found else None
-
-    async def _handled(self, work: Work) -> Sequence[AnyEnvelope | Document] | None:
-        delivery = work.delivery
-        try:
-            return [
-                work.reply(item) if isinstance(item, Outcome) else item for item in _listed(await self._handler(work))
-            ]
-        except Exception as error:  # noqa: BLE001 - the handler's failure is the task's, not the worker's
-            self._report(f"The handler of {self._agent} failed on {delivery.entry.type} {delivery.entry.id}: {error!r}")
-            if self._is_lost(work, error) or isinstance(error, (Unavailable, TimedOut)):
-                return None
-            _LOG.exception("The handler of %s failed on %s %s", self._agent, delivery.entry.type, delivery.entry.id)
-            failed = self._failed(work, error)
-            # What is no work of its own comes again a few times: whatever it needs may be there by then.
-            return failed if failed or delivery.times >= _TIMES else None
-
-    def _is_lost(self, work: Work, error: Exception) -> bool:
-        """Whether an error says that this delivery is somebody else's by now."""
-        return isinstance(error, Fenced) and error.task in (None, work.delivery.task)
-
-    def _failed(self, work: Work, error: Exception) -> list[AnyEnvelope]:
-        """The completion of work that failed; nothing for what is no work of this agent's."""
-        return [work.reply(Outcome(_failure(error)))] if work.delivery.is_work else []
-
-    async def _drop(self, delivery: Delivery, error: InvalidEnvelope) -> None:
-        """Take a delivery that cannot be read out of the inbox; work on an open task is escalated to the delegator."""
-        outcomes: list[AnyEnvelope] = []
-        if delivery.is_work and delivery.known is not None:
-            trouble = ErrorDetails(level=2, category="validation", message=_printable(error.message))
-            outcomes.append(
-                compose(
-                    Escalation(error_details=trouble),
-                    sender=self._agent,
-                    recipient=delivery.known.delegator,
-                    task=delivery.task,
-                    root=delivery.entry.root,
-                )
-            )
-        try:
-            await self._inbox.settle(delivery, outcomes)
-        except TaskbusError as refused:
-            self._report(f"The delivery {delivery.entry.position} stays in the inbox: {refused.message}")
+    def _tell_back(self) -> None:
+        if self._away:
+            self._away = False
+            self._report("The server is back.")
 
 
 def _ignore(_incident: str) -> None:
     pass
-
-
-def _listed(returned: Returned) -> list[Outcome | AnyEnvelope | Document]:
-    if returned is None:
-        return []
-    if isinstance(returned, Outcome | Payload):
-        returned = [returned]
-    # What a handler returns is the user's: its annotation is no promise.
-    found = cast("object", returned)
-    if not isinstance(found, Sequence) or isinstance(found, str | bytes):
-        raise _wrong(type(found).__name__)
-    items = cast("Sequence[object]", found)
-    if strangers := [each for each in items if not isinstance(each, Outcome | Payload | Envelope | Document)]:
-        raise _wrong(f"{type(items).__name__} with {type(strangers[0]).__name__} in it")
-    return [Outcome(item) if isinstance(item, Payload) else item for item in returned]
-
-
-def _wrong(returned: str) -> UsageError:
-    return UsageError(
-        f"the handler returned {returned}; expected a payload such as Completion, an Outcome, a list of them, or None"
-    )
-
-
-def _failure(error: Exception) -> Completion:
-    message = error.message if isinstance(error, TaskbusError) else f"{type(error).__name__}: {error}"
-    return Completion(
-        result=Result(status="failure", description="The handler failed."),
-        termination_reason="handler-error",
-        error_details=ErrorDetails(level=1, category="execution", message=_printable(message)),
-    )
-
-
-def _printable(message: str) -> str:
-    """A text that any envelope can carry, and any terminal show."""
-    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in message)[:4000]

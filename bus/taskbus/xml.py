@@ -255,7 +255,7 @@ def _tag(element: Element) -> str:
 def _marked(path: Path) -> MessageType | None:
     """The type of which the element at `path` is the marker."""
     if len(path) == 2 and isinstance(path[0], Field) and isinstance(path[1], Field) and path[0].name == "payload":
-        return shape.markers().get(path[1].name)
+        return shape.markers().get(path[1].element)
     return None
 
 

@@ -87,7 +87,7 @@ class _Schema:
         for kind, record in variants.kinds.items():
             branch = SubElement(choice, "xs:sequence")
             for field in record.fields[len(common) :]:
-                marks = shape.markers().get(field.name)
+                marks = shape.markers().get(field.element)
                 self.element(branch, field, marks)
                 if marks and marks != kind:
                     branch[-1].set("minOccurs", "0")
@@ -179,7 +179,7 @@ def _tie_type_to_payload(root: Element) -> None:
     payloads = shape.payloads()
     markers = [payloads[kind].by_name[marker] for kind, marker in MARKERS.items()]
     everyone = _paths(markers)
-    own = _paths(each for each in markers if sum(each.name in record.by_name for record in payloads.values()) == 1)
+    own = _paths(each for each in markers if sum(each.element in record.elements for record in payloads.values()) == 1)
     _constraint(root, "key", "payload-kind", everyone, f"@{MARKER_ATTRIBUTE}")
     _constraint(root, "keyref", "type-has-its-payload", "type", ".", refer="payload-kind")
     _constraint(root, "key", "type", "type", ".")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         Completion,
         Delegation,
         Escalation,
+        Parking,
         Question,
         Status,
         Verdict,
@@ -101,3 +102,6 @@ class ReadModel:
 
     def cancellation(self, fact: Fact, payload: Cancellation) -> None:
         """Fold a cancellation."""
+
+    def parking(self, fact: Fact, payload: Parking) -> None:
+        """Fold a parking: a record of deliveries that were set aside, replayed or dropped."""

@@ -35,7 +35,7 @@ PAGE_BYTES: Final = 8 << 20
 """About so many bytes of envelopes are held in memory; a page of long ones holds fewer of them."""
 _FIRST: Final = 64
 _LEAST: Final = 16
-_WAIT: Final = 30.0
+_WAIT: Final = 5.0
 _BACKOFF: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 

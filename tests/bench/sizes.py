@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TypedDict
 
 import msgspec
+from part import Part
 
 from taskbus.codec import JSON, XML, encode
 from taskbus.envelope import (
@@ -113,6 +114,19 @@ def entry(envelope: AnyEnvelope) -> int:
         "body": "",
     }
     return sum(len(name) + len(value.encode()) for name, value in fields.items())
+
+
+def measure() -> Part:
+    """The report."""
+    rows = weigh()
+    title = "bytes of an envelope"
+    lines = [f"{title:34}{'content':>9}{'JSON':>8}{'over':>8}{'XML':>8}{'over':>8}{'entry':>8}{'over':>8}"]
+    lines += [
+        f"{row['what']:34}{row['content']:>9}{row['json']:>8}{row['json_overhead']:>8.1%}"
+        f"{row['xml']:>8}{row['xml_overhead']:>8.1%}{row['entry']:>8}{row['entry_overhead']:>8.1%}"
+        for row in rows
+    ]
+    return Part(rows, lines, all(row["ok"] for row in rows))
 
 
 def weigh() -> list[Weight]:

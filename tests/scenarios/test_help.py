@@ -31,7 +31,7 @@ def commands() -> Iterator[tuple[str, ...]]:
         context = click.Context(group)
         for name in group.list_commands(context):
             yield (*words, name)
-            command = None if name in OWN else group.get_command(context, name)
+            command = group.get_command(context, name)
             if isinstance(command, click.Group):
                 yield from below(command, (*words, name))
 
@@ -70,6 +70,9 @@ def test_every_command_has_json(words: tuple[str, ...]) -> None:
         (("template", "--json"), "TYPE"),
         (("delegate", "--json", "no name", "goal"), "no name"),
         (("agent", "run", "--json"), "NAME"),
+        (("parked", "show", "--json"), "TASK"),
+        (("parked", "nonsense", "--json"), "nonsense"),
+        (("supervise", "--silent", "soon", "--json"), "soon"),
     ],
 )
 def test_a_mistake_in_the_arguments_with_json(bus: Console, words: tuple[str, ...], about: str) -> None:
@@ -139,8 +142,9 @@ def test_the_commands_of_the_design_are_there() -> None:
     """Nothing that the README and the design name is missing."""
     expected = {
         "demo", "up", "down", "doctor", "env", "init", "delegate", "ack", "progress", "ask", "answer", "complete",
-        "escalate", "accept", "reject", "cancel", "publish", "validate", "convert", "template", "inbox", "tail",
-        "replay", "tasks", "task", "audit", "costs", "project", "rebuild", "agent",
+        "escalate", "accept", "reject", "cancel", "publish", "validate", "convert", "template", "inbox", "parked",
+        "tail", "replay", "tasks", "task", "audit", "costs", "project", "rebuild", "agent",
+        "supervise",
     }  # fmt: skip
     assert expected <= set(main.list_commands(click.Context(main)))
 

@@ -19,6 +19,7 @@ import pytest
 from taskbus import codec
 from taskbus.cli import inbox as inbox_module
 from taskbus.client import Bus
+from taskbus.delivery import Release
 from taskbus.envelope import MAX_BYTES, Acknowledgment, Delegation, compose
 from tests.conftest import BusCommand
 from tests.scenarios.conftest import Console
@@ -421,6 +422,53 @@ def test_an_inbox_shows_leases(story: Console) -> None:
     [waiting] = story("inbox", "@cline", "--json").json()["waiting"]
     assert waiting["leased_by"] == "w"
     assert "leased by w" in story.ok("inbox", "@cline")
+
+
+@pytest.mark.parametrize(
+    ("release", "shown", "waits"),
+    [
+        ({"wait": 11.5, "counts": True, "reason": "retryable"}, "tried again in 1", ("retryable", 1)),
+        ({"wait": 0.0, "counts": True, "reason": "retryable"}, "to be tried again (1 try so far)", ("retryable", 1)),
+        ({"wait": 7200.0, "reason": "quota-limited"}, "waits for its quota until ", ("quota-limited", 0)),
+        ({"wait": 0.0, "reason": "quota-limited"}, "its quota is reset", ("quota-limited", 0)),
+        ({}, "handed back", ("handed-back", 0)),
+    ],
+)
+def test_an_inbox_shows_what_waits_to_be_taken_again(
+    story: Console, release: dict[str, Any], shown: str, waits: tuple[str, int]
+) -> None:
+    """What was given back is leased by nobody; it says why it waits, and how long."""
+
+    async def give_back(on: Bus) -> None:
+        inbox = on.inbox("@cline", consumer="w")
+        (delivery,) = (await inbox.take()).deliveries
+        await inbox.release([Release(delivery, **release)])
+
+    story.on_bus(give_back)
+    [waiting] = story("inbox", "@cline", "--json").json()["waiting"]
+    assert (waiting["leased_by"], waiting["needs"]) == (None, "work")
+    assert (waiting["waits"]["reason"], waiting["waits"]["tries"]) == waits
+    wait = datetime.fromisoformat(waiting["waits"]["until"]) - datetime.now(UTC)
+    assert wait.total_seconds() <= release.get("wait", 0.0)
+    printed = story.ok("inbox", "@cline")
+    assert shown in printed
+    assert "leased" not in printed
+    assert "→ bus ack X" in printed
+
+
+def test_what_was_given_back_is_settled_like_what_nobody_took(story: Console) -> None:
+    """A message that waits for another try, and needs nothing of its agent, goes with --settle."""
+    story.ok("ack", "X")
+
+    async def give_back(on: Bus) -> None:
+        inbox = on.inbox("@human", consumer="w")
+        (delivery,) = (await inbox.take()).deliveries
+        await inbox.release([Release(delivery, 60.0, counts=True, reason="retryable")])
+
+    story.on_bus(give_back)
+    [waiting] = story("inbox", "@human", "--settle", "--json").json()["waiting"]
+    assert (waiting["settled"], waiting["stays"]) == (True, None)
+    assert story("inbox", "@human", "--json").json()["waiting"] == []
 
 
 def test_whose_inbox(story: Console) -> None:

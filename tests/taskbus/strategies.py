@@ -28,6 +28,7 @@ from taskbus.envelope import (
     Escalation,
     Gate,
     Hold,
+    Parking,
     QualityGates,
     Question,
     Result,
@@ -154,6 +155,24 @@ PAYLOAD_STRATEGIES: dict[MessageType, st.SearchStrategy[object]] = {
     ),
     "escalation": st.builds(Escalation, action=_maybe(text), error_details=error_details),
     "cancellation": st.builds(Cancellation, action=_maybe(text), reason=words),
+    "parking": st.builds(
+        Parking,
+        action=_maybe(text),
+        parking=st.sampled_from(["parked", "replayed", "dropped"]),
+        agent=names,
+        deliveries=_several(ids),
+        resumes=st.booleans(),
+        reason=_maybe(
+            st.sampled_from(
+                [
+                    *("retryable", "permanent", "undecodable", "quota-limited"),
+                    *("refused-by-budget", "cancelled", "timed-out", "lost"),
+                ]
+            )
+        ),
+        attempts=_maybe(counts),
+        message=_maybe(text),
+    ),
 }
 contexts = st.builds(
     Context,

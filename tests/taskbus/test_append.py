@@ -8,7 +8,7 @@ import anyio
 import msgspec
 import pytest
 
-from taskbus.append import Appended, Settlement, Submission, append, task_of
+from taskbus.append import Appended, Settlement, Submission, Unit, Unparking, append, commit, task_of
 from taskbus.codec import JSON, XML, Document, document, encode, read
 from taskbus.envelope import (
     MAX_BYTES,
@@ -17,13 +17,26 @@ from taskbus.envelope import (
     Cancellation,
     Completion,
     Delegation,
+    ErrorDetails,
+    Escalation,
+    Parking,
     Question,
     Result,
     Status,
     Verdict,
     compose,
 )
-from taskbus.errors import Conflict, DuplicateID, Fenced, InvalidEnvelope, LifecycleConflict, NotFound, Unavailable
+from taskbus.errors import (
+    Conflict,
+    DuplicateID,
+    Fenced,
+    InvalidEnvelope,
+    LifecycleConflict,
+    Moved,
+    NotFound,
+    Skipped,
+    Unavailable,
+)
 from taskbus.keys import Keys
 from taskbus.log import Log
 
@@ -73,7 +86,7 @@ async def test_one_step_writes_log_inbox_and_task(bus, keys):
     ((_, delivery),) = await bus.connection.range(keys.inbox("@kilo", "high"))
     assert delivery == {b"at": str(answer.position).encode()}
     record = await bus.connection.field(keys.index, "task:" + envelope.task)
-    task = task_of(record)
+    task = task_of(envelope.task, record)
     assert (task.state, task.delegator, task.assignee, task.attempt) == ("submitted", "@boss", "@kilo", 1)
     assert " high/" in record
 
@@ -211,7 +224,7 @@ async def test_a_rejected_result_is_delivered_again(bus, keys):
     await bus(envelope, said(Acknowledgment(accepted=True), envelope.task), said(done, envelope.task))
     await bus(compose(Verdict(decision="rejected"), sender="@boss", recipient="@kilo", task=envelope.task))
     record = await bus.connection.field(keys.index, "task:" + envelope.task)
-    assert (task_of(record).state, task_of(record).attempt) == ("submitted", 2)
+    assert (task_of(envelope.task, record).state, task_of(envelope.task, record).attempt) == ("submitted", 2)
     assert " normal/" in record
     (late,) = await bus(said(Acknowledgment(accepted=True), envelope.task), token=5)
     assert isinstance(late, Fenced)
@@ -236,18 +249,83 @@ async def test_without_a_review_a_completion_is_accepted(bus, keys):
     done = Completion(result=Result(status="success"))
     await bus(envelope, said(Acknowledgment(accepted=True), envelope.task), said(done, envelope.task))
     record = await bus.connection.field(keys.index, "task:" + envelope.task)
-    assert (task_of(record).state, task_of(record).review) == ("accepted", False)
+    assert (task_of(envelope.task, record).state, task_of(envelope.task, record).review) == ("accepted", False)
 
 
 async def test_a_settlement_with_an_old_token_changes_nothing(bus, keys):
     """A settlement whose delivery was taken again is refused as a whole."""
     envelope = delegation()
     await bus(envelope)
-    await bus.connection.execute("HSET", keys.held("@kilo"), "normal/1-0", "9 w2")
+    await bus.connection.execute("HSET", keys.held("@kilo"), "normal/1-0", "9 w2 2")
     old = Settlement("@kilo", "normal/1-0", 8, "w1", envelope.task)
-    with pytest.raises(Fenced, match="w2"):
-        await bus(said(Acknowledgment(accepted=True), envelope.task), settlements=[old])
+    acknowledged = Submission(document(said(Acknowledgment(accepted=True), envelope.task)))
+    (refused,) = await commit(bus.connection, keys, [Unit((acknowledged,), old)])
+    assert isinstance(refused, Fenced)
+    assert "token 9 of w2" in refused.message
     assert len(await everything(bus.log)) == 1
+
+
+async def test_units_of_one_call_stand_each_for_itself(bus, keys):
+    """A unit that is refused as a whole leaves those before and after it, and they see nothing of it."""
+    envelope, good, bad = delegation(), delegation(), said(Status(progress="half"), "nowhere")
+    ack = said(Acknowledgment(accepted=True), envelope.task)
+    done = said(Completion(result=Result(status="success")), envelope.task)
+    units = [unit(envelope), unit(ack, good, bad), unit(done), unit(ack, done)]
+    first, second, third, last = await commit(bus.connection, keys, units)
+    assert [type(answer) for answer in second] == [Skipped, Skipped, NotFound]
+    assert [type(answer) for answer in third] == [LifecycleConflict]
+    assert [type(answer) for answer in first + last] == [Appended] * 3
+    assert [entry.id for entry in await everything(bus.log)] == [envelope.id, ack.id, done.id]
+
+
+def unit(*envelopes, move=None):
+    """What is one step by itself."""
+    return Unit(tuple(Submission(document(each)) for each in envelopes), move)
+
+
+async def test_what_was_decided_on_an_older_state_is_refused(bus, keys):
+    """What is said with the record of a task as it was read is refused when the task has changed since."""
+    envelope = delegation()
+    await bus(envelope)
+    read_before = await bus.connection.field(keys.index, "task:" + envelope.task)
+    trouble = Escalation(error_details=ErrorDetails(level=2, category="execution", message="late"))
+    late = document(said(trouble, envelope.task, sender="@bus"))
+    await bus(said(Acknowledgment(accepted=True), envelope.task))
+    (refused,) = await append(bus.connection, keys, [Submission(late, known=read_before)])
+    assert isinstance(refused, Moved)
+    read_now = await bus.connection.field(keys.index, "task:" + envelope.task)
+    (appended,) = await append(bus.connection, keys, [Submission(late, known=read_now)])
+    assert isinstance(appended, Appended)
+
+
+async def test_what_is_not_parked_any_more_is_not_replayed(bus, keys):
+    """A replay of deliveries that somebody else has replayed or dropped is refused, and records nothing."""
+    envelope = delegation()
+    (first,) = await bus(envelope)
+    record = said(Parking(parking="replayed", agent="@kilo"), envelope.task, sender="@human")
+    move = Unparking("@kilo", envelope.task, (first.position.entry,), replayed=True)
+    (refused,) = await commit(bus.connection, keys, [unit(record, move=move)])
+    assert isinstance(refused, Moved)
+    assert [entry.type for entry in await everything(bus.log)] == ["delegation"]
+
+
+@pytest.mark.parametrize("parking", ["parked", "replayed", "dropped"])
+async def test_a_parking_by_itself_is_refused(bus, parking):
+    """Nobody records that a delivery was set aside, replayed or dropped without doing so."""
+    envelope = delegation()
+    await bus(envelope)
+    record = said(Parking(parking=parking, agent="@kilo"), envelope.task, sender="@bus")
+    (refused,) = await bus(record)
+    assert (type(refused), len(await everything(bus.log))) == (LifecycleConflict, 1)
+
+
+async def test_what_is_sent_to_the_bus_stands_in_the_log_alone(bus, keys):
+    """A record addressed to the bus itself lies in no inbox, for nobody would read it there."""
+    envelope = delegation()
+    await bus(envelope, said(Acknowledgment(accepted=True), envelope.task))
+    await bus(said(Status(progress="half"), envelope.task, recipient="@bus"))
+    assert [entry.recipient for entry in await everything(bus.log)] == ["@kilo", "@boss", "@bus"]
+    assert [key async for key in bus.connection.scan(keys.prefix + "inbox:@bus*")] == []
 
 
 async def test_the_cause_is_the_same_in_a_batch_and_one_by_one(bus, keys):
@@ -255,7 +333,7 @@ async def test_the_cause_is_the_same_in_a_batch_and_one_by_one(bus, keys):
     envelope = delegation()
     ack = said(Acknowledgment(accepted=True), envelope.task)
     await bus(envelope, ack, said(Status(progress="half"), envelope.task))
-    assert task_of(await bus.connection.field(keys.index, "task:" + envelope.task)).cause == ack.id
+    assert task_of(envelope.task, await bus.connection.field(keys.index, "task:" + envelope.task)).cause == ack.id
 
 
 async def test_the_tree_of_a_known_parent_is_a_fact(bus, keys):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from taskbus import codec
 from taskbus.cli import records, rendering
-from taskbus.envelope import Completion, Cost, Delegation, Result, Status, Usage, compose
+from taskbus.envelope import Completion, Cost, Delegation, Parking, Result, Status, Usage, compose
 from taskbus.log import Entry
 from taskbus.position import Position
 
@@ -158,10 +158,14 @@ def test_usage_in_words() -> None:
         (Status(progress="p"), "cyan"),
         (Completion(result=Result(status="success")), "bright_green"),
         (Completion(result=Result(status="failure")), "red"),
+        (Parking(parking="parked", agent="@kilo"), "red"),
+        (Parking(parking="replayed", agent="@kilo"), "cyan"),
+        (Parking(parking="replayed", agent="@kilo", resumes=True), "cyan"),
+        (Parking(parking="dropped", agent="@kilo"), "magenta"),
     ],
 )
-def test_bad_news_is_red(payload: Status | Completion, colour: str) -> None:
-    """The colour tells a failed completion from a good one."""
+def test_bad_news_is_red(payload: Status | Completion | Parking, colour: str) -> None:
+    """The colour tells a failed completion from a good one, and what was parked from what goes on."""
     envelope = compose(payload, sender="@kilo", recipient="@lead", task="T")
     found = entry(body=codec.encode(envelope))
     found = Entry(**{**{name: getattr(found, name) for name in _FIELDS}, "type": envelope.type})

@@ -14,6 +14,7 @@ from taskbus.envelope import (
     Delegation,
     ErrorDetails,
     Escalation,
+    Parking,
     Question,
     Result,
     Status,
@@ -22,6 +23,7 @@ from taskbus.envelope import (
 )
 from taskbus.gist import gist
 
+ID = "0199f0a2-7c4e-7d31-9b5a-3e6f1c2d4a58"
 STUCK = ErrorDetails(level=2, category="execution", message="no disk")
 MADE = (Artifact(path="src/a.py"), Artifact(path="src/b.py"))
 
@@ -60,6 +62,17 @@ MADE = (Artifact(path="src/a.py"), Artifact(path="src/b.py"))
         ),
         (Escalation(error_details=STUCK), "level 2, execution: no disk"),
         (Cancellation(reason="Too late"), "Too late"),
+        (
+            Parking(parking="parked", agent="@kilo", reason="retryable", attempts=3, message="no disk"),
+            "parked for @kilo after 3 attempts (retryable): no disk",
+        ),
+        (
+            Parking(parking="parked", agent="@kilo", reason="permanent", attempts=1),
+            "parked for @kilo after 1 attempt (permanent)",
+        ),
+        (Parking(parking="replayed", agent="@kilo"), "replayed for @kilo"),
+        (Parking(parking="replayed", agent="@kilo", resumes=True), "replayed for @kilo, resuming the task"),
+        (Parking(parking="dropped", agent="@kilo", deliveries=(ID, ID)), "2 deliveries dropped for @kilo"),
     ],
 )
 def test_the_gist_of_each_type(payload, said):

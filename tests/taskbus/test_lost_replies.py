@@ -8,7 +8,7 @@ import pytest
 from taskbus.client import Bus
 from taskbus.connection import Connection
 from taskbus.envelope import Completion, Delegation, Result, Status, compose
-from taskbus.worker import Outcome
+from taskbus.work import Outcome
 from tests.proxy import losing_replies
 
 pytestmark = pytest.mark.anyio

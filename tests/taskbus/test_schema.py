@@ -32,6 +32,7 @@ from taskbus.envelope import (
     Escalation,
     Gate,
     Hold,
+    Parking,
     QualityGates,
     Question,
     Result,
@@ -167,7 +168,7 @@ def test_every_envelope_is_valid_by_all_four(envelope: AnyEnvelope) -> None:
 
 _JUNK: list[object] = [
     None, True, False, 0, 1, 5, -1, 1.0, 0.5, 1.5, 2**53, 2**53 - 1, 10**30, 1e300, "", "x", "@a", "true",
-    "success", "status", "2026-02-30T00:00:00Z", "2026-11-20 09:30:00Z", "2026-11-20T09:30:00z",
+    "success", "status", "lost", "2026-02-30T00:00:00Z", "2026-11-20 09:30:00Z", "2026-11-20T09:30:00z",
     "2026-11-20T09:30:00", "2026-11-20T24:00:00Z", "2026-11-20T09:30:60Z", "1999-12-31T23:59:59Z",
     "2026-11-20T09:30:00.1234567Z", "2026-11-20T09:30:00+14:00", "2026-11-20T09:30:00+14:01",
     "2026-11-20T09:30:00-00:00", "2024-02-29T00:00:00Z", "2100-02-29T00:00:00Z", "a\0", "\x07", "\uffff",
@@ -219,12 +220,12 @@ _TEXTS = [
     "2026-11-20T09:30:00", "2026-11-20T24:00:00Z", "2026-11-20T09:30:00Z\n", " 2026-11-20T09:30:00Z",
     "2199-12-31T23:59:59.999999-13:59", "✓ Passed", "✓  Passed", "✓\u00a0Passed", "Not triggered",
     "not-triggered", "0199f0a2-7c4e-7d31-9b5a-3e6f1c2d4a58", "1.0000000000000000000000001",
-    "0.99999999999999999999999", "delegation", "escalation",
+    "0.99999999999999999999999", "delegation", "escalation", "parked", " lost ",
 ]  # fmt: skip
 _TAGS = [
     "goal", "accepted", "progress", "question", "answer", "result", "decision", "error-details", "reason",
     "id", "spec", "sender", "type", "action", "usage", "call", "file", "artifacts", "constraint", "unknown",
-    "text", "layer-1-input", "{urn:x}goal",
+    "text", "layer-1-input", "{urn:x}goal", "parking", "agent", "failure-reason", "deliveries", "envelope",
 ]  # fmt: skip
 _ATTRIBUTES = [
     "path", "size", "note", "unknown", "message-type", "id", "source",
@@ -268,6 +269,17 @@ def test_reader_and_xml_schema_agree_on_any_document(envelope: AnyEnvelope, chan
         agreed_on_xml(etree.tostring(root, encoding="utf-8"))
 
 
+_PARKED = Parking(
+    parking="parked",
+    agent="@a",
+    deliveries=("0199f0a2-7c4e-7d31-9b5a-3e6f1c2d4a58",),
+    resumes=True,
+    reason="lost",
+    attempts=3,
+    message="m",
+)
+
+
 def _full_documents() -> list[bytes]:
     """Documents in which every kind of value occurs."""
     cost = Cost(source="priced", table="t", microusd=5)
@@ -293,6 +305,7 @@ def _full_documents() -> list[bytes]:
             )
         ),
         xml.write(compose(Acknowledgment(accepted=True, hold=Hold(id="h", microusd=5)), sender="@a", recipient="@b")),
+        xml.write(compose(_PARKED, sender="@a", recipient="@b")),
     ]
 
 
@@ -322,6 +335,7 @@ _PAYLOADS: dict[MessageType, Payload] = {
     "verdict": Verdict(decision="accepted"),
     "escalation": Escalation(error_details=_TROUBLE),
     "cancellation": Cancellation(reason="x"),
+    "parking": _PARKED,
 }
 
 
@@ -349,12 +363,36 @@ def test_the_marker_is_the_first_required_field_of_each_payload() -> None:
         assert [field.name for field in before] == ["action"]
 
 
+def test_the_elements_of_a_name_have_one_type_in_all_payloads() -> None:
+    """XML Schema demands it, and so the reason of a parking has an element of another name than a cancellation's."""
+    limits: dict[str, set[object]] = {}
+    for record in shape.payloads().values():
+        for field in record.fields:
+            node = field.node
+            limits.setdefault(field.element, set()).add(
+                (node.kind, node.free, node.pattern, node.min_length, node.values)
+                if isinstance(node, shape.Scalar)
+                else node
+            )
+    assert {name for name, kinds in limits.items() if len(kinds) > 1} == set()
+    reason = shape.payloads()["parking"].by_name["reason"]
+    assert (reason.element, shape.markers()["reason"], shape.markers()["parking"]) == (
+        "failure-reason",
+        "cancellation",
+        "parking",
+    )
+
+
 def test_an_attribute_that_the_schema_would_add_is_taken() -> None:
     """Validators that write defaults into the document do not make it invalid."""
     document = xml.write(compose(Status(progress="p"), sender="@a", recipient="@b"))
     marked = document.replace(b"<progress>", b'<progress message-type="status">')
     assert agreed_on_xml(marked)
     assert not agreed_on_xml(document.replace(b"<progress>", b'<progress message-type="answer">'))
+    parked = xml.write(compose(_PARKED, sender="@a", recipient="@b"))
+    assert agreed_on_xml(parked.replace(b"<parking>", b'<parking message-type="parking">'))
+    marked = parked.replace(b"<failure-reason>", b'<failure-reason message-type="cancellation">')
+    assert not agreed_on_xml(marked)
 
 
 def test_two_types_cannot_share_a_name_in_the_xml_schema() -> None:

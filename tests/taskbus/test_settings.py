@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from taskbus.address import Address
 from taskbus.errors import ConfigurationError
 from taskbus.settings import Settings, checked_namespace, redacted
+from taskbus.supervision import Supervision
 
 
 def load(folder, *, environ=None, **options):
@@ -185,6 +188,65 @@ def test_a_file_without_permission_is_refused(tmp_path):
     (tmp_path / "bus.toml").chmod(0)
     with pytest.raises(ConfigurationError, match="cannot be read"):
         load(tmp_path)
+
+
+def test_supervision_is_read_from_its_table(tmp_path):
+    """Times are texts or seconds, in whichever form of TOML; what is not given keeps its default."""
+    assert load(tmp_path).supervision == Supervision()
+    for text in (
+        '[supervision]\nsilent = "1m30s"\nlost = 7\nstale = 0.5\nlead = "boss"\n',
+        'supervision = {silent = "90s", lost = 7.0, stale = 0.5, lead = "@boss"}\n',
+        'supervision.silent = "1m30s"\nsupervision.lost = "7s"\nsupervision.stale = 0.5\nsupervision.lead = "boss"',
+    ):
+        (tmp_path / "bus.toml").write_text(text)
+        expected = Supervision(silent=90.0, lost=7.0, stale=0.5, lead="@boss")
+        assert load(tmp_path).supervision == expected
+    given = {"silent": 3.0, "lost": None, "lead": "@chief"}
+    assert load(tmp_path).supervision_with(given) == Supervision(silent=3.0, lost=7.0, stale=0.5, lead="@chief")
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("[supervision]\n\nsilnt = 3\n", ["line 3", "`supervision.silnt`", "`supervision.silent`"]),
+        ("lost = 3\n[supervision]\n", ["line 1", "`lost`"]),
+        ("[supervision]\nlost = 0\n", ["line 2", "`supervision.lost`", "0 is no time"]),
+        ('[supervision]\nlost = "soon"\n', ["line 2", "'soon' is no time", 'lost = "15m"']),
+        ("[supervision]\nlost = true\n", ["line 2", "True is no time"]),
+        ("[supervision]\nlost = nan\n", ["line 2", "nan is no time"]),
+        ("[supervision]\nlost = inf\n", ["line 2", "inf is no time"]),
+        ("[supervision]\nlost = 1" + "0" * 400 + "\n", ["line 2", "is no time", "…"]),
+        ('[supervision]\nlost = "2y"\n', ["line 2", "is no time"]),
+        ("[supervision]\nlost = []\n", ["line 2", "is no time"]),
+        ('# lost = 1\n[supervision]\nlead = "a b"\n', ["line 3", "`supervision.lead`", "is no agent's name"]),
+        ("[supervision]\nlead = 3\n", ["line 2", "is no agent's name"]),
+        ("supervision = {lost = 2, stale = -1}\n", ["line 1", "`supervision.stale`", "-1"]),
+        ("\nsupervision.lost = 2\nsupervision.stale = -1\n", ["line 3", "`supervision.stale`"]),
+        ("\nsupervision = 3\n", ["line 2", "`supervision`", "found a int, expected a table", "[supervision]"]),
+        ("[[supervision]]\nlost = 3\n", ["line 1", "expected a table"]),
+    ],
+)
+def test_errors_of_supervision_name_file_line_and_key(tmp_path, text, parts):
+    """A time that is none, or a name that is none, is found by its line."""
+    (tmp_path / "bus.toml").write_text(text)
+    with pytest.raises(ConfigurationError) as caught:
+        load(tmp_path)
+    said = f"{caught.value.message} {caught.value.advice}"
+    assert str(tmp_path / "bus.toml") in said
+    assert len(said) < 400
+    for part in parts:
+        assert part in said
+
+
+def test_settings_do_without_the_client_library(tmp_path):
+    """What only reads settings does not pay for what supervision brings."""
+    (tmp_path / "bus.toml").write_text("[supervision]\nlost = 3\n")
+    code = (
+        "import sys; from taskbus.settings import Settings; settings = Settings.load()\n"
+        "print('redis' in sys.modules, settings.supervision.lost)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "3.0"]
 
 
 @pytest.mark.parametrize("value", ["a", "a:", "a.b-c_d:e", "9", "x" * 63, "x" * 63 + ":"])

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from taskbus import codec, shape
-from taskbus.envelope import MESSAGE_TYPES, MessageType
+from taskbus.envelope import SPOKEN, MessageType
 from taskbus.errors import UsageError
 from taskbus.lenient import find
 from taskbus.shape import Record, Scalar, Variants
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from taskbus.template import Form
 
 FORMS: tuple[Form, ...] = ("xml", "json")
-KINDS = [(kind, form) for kind in MESSAGE_TYPES for form in FORMS]
+KINDS = [(kind, form) for kind in SPOKEN for form in FORMS]
 
 
 def fields(record: Record, kind: MessageType) -> Iterator[Field]:
@@ -106,5 +106,8 @@ def test_unknown_type_and_form() -> None:
     with pytest.raises(UsageError) as caught:
         template(cast("MessageType", "report"))
     assert "delegation" in str(caught.value.advice)
+    with pytest.raises(UsageError, match="No model writes a parking") as caught:
+        template("parking")
+    assert str(caught.value.advice).endswith("escalation, cancellation.")
     with pytest.raises(UsageError):
         template("status", form=cast("Form", "yaml"))

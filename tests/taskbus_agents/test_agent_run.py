@@ -2,60 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
-import signal
-import subprocess
 import sys
-import time
-from contextlib import contextmanager
 
-import anyio
 import pytest
 
-from taskbus.client import Bus
-from tests.taskbus_agents.waiting import gone, line_of
-
 OK = """printf '{"status": "success", "description": "done"}'"""
-
-
-@pytest.fixture
-def delegate(run_bus):
-    """Delegates a task to @kilo."""
-
-    def delegated(task: str = "t") -> None:
-        done = run_bus("delegate", "@kilo", "do it", "--task", task)
-        assert done.code == 0, done.stderr
-
-    return delegated
-
-
-@pytest.fixture
-def worker(run_bus):
-    """Starts workers for @kilo; whatever of them still runs at the end is killed."""
-    started: list[subprocess.Popen[str]] = []
-
-    @contextmanager
-    def running(*words: str):
-        process = run_bus.start("agent", "run", "kilo", *words)
-        started.append(process)
-        yield process
-
-    yield running
-    for process in started:
-        process.kill()
-        process.communicate()
-
-
-@pytest.fixture
-def state(valkey, namespace):
-    """Asks the bus for the state of a task."""
-
-    async def ask(task: str) -> str:
-        async with Bus.connect(valkey, namespace=namespace) as bus:
-            return (await bus.task(task)).state
-
-    return lambda task="t": anyio.run(ask, task)
 
 
 def test_a_subprocess_that_takes_too_long_is_ended(run_bus, delegate):
@@ -66,6 +18,47 @@ def test_a_subprocess_that_takes_too_long_is_ended(run_bus, delegate):
     (line,) = done.lines()
     assert (line["outcome"], line["status"]) == ("completion", "failure")
     assert "not done after 0.3 s" in line["message"]
+
+
+TRIED = """echo no network >&2; exit 75"""
+
+
+def test_what_is_tried_again_and_parked_is_told(run_bus, delegate, state):
+    """Each try is a line with its reason; the end of it counts as a failure for --strict."""
+    delegate()
+    words = ("--strict", "--attempts", "2", "--backoff", "0.1", "--until-idle", "--", "sh", "-c", TRIED)
+    done = run_bus("agent", "run", "kilo", *words)
+    assert done.code == 1
+    assert done.stderr.count("delegation → started") == 2
+    assert "1 of 2 tries" in done.stderr
+    assert "exit code 75" in done.stderr
+    assert "no network" not in done.stderr
+    assert "t  delegation → parked (retryable)  The agent asks to be tried again" in done.stderr
+    assert done.stderr.endswith("\n1 delivery, 0 succeeded, 0 failed, 1 parked.\n")
+    assert state() == "escalated"
+
+
+def test_a_parked_delivery_is_a_line_of_json(run_bus, delegate):
+    """With its reason, how often it was tried, and where the record of it stands."""
+    delegate()
+    words = ("--json", "--attempts", "1", "--until-idle", "--", "sh", "-c", TRIED)
+    (told,) = run_bus("agent", "run", "kilo", *words).lines()
+    assert (told["outcome"], told["reason"], told["attempts"]) == ("parking", "retryable", 1)
+    assert told["message"].endswith("no network")
+    assert "seconds" not in told
+    assert told["id"]
+    assert told["appended"]
+
+
+def test_limits_end_a_subprocess_in_two_ways(run_bus, delegate):
+    """Silence is tried again, the hard limit is not."""
+    delegate("a")
+    words = ("--attempts", "1", "--until-idle", "--json", "--", "sleep", "600")
+    silent = run_bus("agent", "run", "kilo", "--silence", "1", *words).lines()
+    assert [told["reason"] for told in silent] == ["retryable"]
+    delegate("b")
+    limited = run_bus("agent", "run", "kilo", "--hard-limit", "0.5", *words).lines()
+    assert [told["reason"] for told in limited] == ["timed-out"]
 
 
 def test_each_settled_delivery_is_a_line_of_json(run_bus, delegate):
@@ -172,6 +165,11 @@ def test_the_example_of_the_help_asks_and_then_completes(run_bus, delegate, stat
         (["not a name", "--", "true"], "agent's name"),
         (["kilo", "--lease", "soon", "--", "true"], "no duration"),
         (["kilo", "--lease", "0", "--", "true"], "lease"),
+        (["kilo", "--silence", "0.5", "--", "true"], "at least 1 s"),
+        (["kilo", "--hard-limit", "0", "--", "true"], "hard limit"),
+        (["kilo", "--attempts", "0", "--", "true"], "--attempts"),
+        (["kilo", "--prefetch", "-1", "--", "true"], "--prefetch"),
+        (["kilo", "--grace", "soon", "--", "true"], "no duration"),
         (["kilo"], "COMMAND"),
     ],
 )
@@ -215,69 +213,6 @@ def test_a_program_beside_the_user_is_found_from_any_folder(run_bus, delegate):
     assert done.lines()[0]["status"] == "success"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_lets_an_idle_worker_end(worker, number):
-    """Exit code 0: it was asked to end, and it has."""
-    with worker("--", "true") as process:
-        assert process.stderr.readline().startswith("@kilo works for ")
-        process.send_signal(number)
-        assert process.wait(20) == 0
-
-
-def test_a_signal_lets_the_work_be_finished_and_no_more_be_taken(worker, delegate, tmp_path, state):
-    """What was begun is settled; what waits stays for another worker."""
-    delegate("t")
-    delegate("next")
-    script = f"echo $$ > {tmp_path}/pid; while [ ! -e {tmp_path}/go ]; do sleep 0.02; done; {OK}"
-    with worker("--json", "--", "sh", "-c", script) as process:
-        line_of(tmp_path / "pid")
-        process.send_signal(signal.SIGTERM)
-        assert process.stderr.readline().startswith("@kilo works")
-        assert "SIGTERM: taking no more; 1 still at work" in process.stderr.readline()
-        (tmp_path / "go").touch()
-        assert process.wait(20) == 0
-        (told,) = map(json.loads, process.stdout)
-    assert (told["task"], told["status"]) == ("t", "success")
-    assert state() == "completed"
-    assert state("next") == "submitted"
-
-
-def test_a_second_signal_ends_everything_at_once(worker, delegate, tmp_path, state):
-    """Even an agent that ignores TERM is gone; nothing is published in its name."""
-    delegate()
-    script = f"trap '' TERM; sleep 600 & echo $! $$ > {tmp_path}/pids; while :; do sleep 0.05; done"
-    with worker("--json", "--", "sh", "-c", script) as process:
-        pids = [int(word) for word in line_of(tmp_path / "pids").split()]
-        process.send_signal(signal.SIGTERM)
-        process.stderr.readline()
-        process.stderr.readline()
-        began = time.monotonic()
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 128 + signal.SIGTERM
-        # The grace of five seconds is not waited for.
-        assert time.monotonic() - began < 5
-        assert process.stdout.read() == ""
-    gone(*pids)
-    assert state() == "working"
-
-
-def test_after_kill_9_another_worker_takes_the_delivery_over(run_bus, worker, delegate, tmp_path, state):
-    """The lease runs out, the task is done once, and the dead worker's agent does not go on beside the new one."""
-    delegate()
-    script = f"""read delegation; if mkdir {tmp_path}/first 2> /dev/null
-        then sleep 600 & echo $! $$ > {tmp_path}/pids; wait
-        else {OK}; fi"""
-    with worker("--lease", "1", "--", "sh", "-c", script) as process:
-        pids = [int(word) for word in line_of(tmp_path / "pids").split()]
-        process.kill()
-        process.wait()
-    gone(*pids)
-    done = run_bus("agent", "run", "kilo", "--json", "--once", "--lease", "5", "--", "sh", "-c", script)
-    (told,) = done.lines()
-    assert (told["task"], told["status"]) == ("t", "success")
-    assert state() == "completed"
-
-
 def test_without_a_server_the_exit_code_says_so(run_bus, tmp_path):
     """5, as everywhere."""
     done = run_bus("agent", "run", "kilo", "--", "true", env={"BUS_URL": f"unix://{tmp_path}/none.sock"})
@@ -297,6 +232,10 @@ def test_its_help_says_what_a_subprocess_finds(run_bus):
         "BUS_PREVIOUS",
         "--strict",
         "stdout.log",
+        "Exit code 75",
+        "retry_after",
+        "--silence",
+        "--grace",
     ):
         assert word in text
 

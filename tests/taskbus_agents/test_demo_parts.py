@@ -20,6 +20,7 @@ from taskbus.envelope import (
     Delegation,
     ErrorDetails,
     Escalation,
+    Parking,
     Question,
     Result,
     Status,
@@ -55,6 +56,10 @@ SAID = [
     ),
     (Escalation(error_details=ERROR), "escalates", "no key. looked for it"),
     (Cancellation(reason="over"), "cancels", "over"),
+    (Parking(parking="parked", agent="@b", message="no"), "sets aside", "parked for @b: no"),
+    (Parking(parking="replayed", agent="@b"), "replays", "replayed for @b"),
+    (Parking(parking="replayed", agent="@b", resumes=True), "resumes", "replayed for @b, resuming the task"),
+    (Parking(parking="dropped", agent="@b"), "drops", "dropped for @b"),
 ]
 
 

@@ -27,7 +27,7 @@ from taskbus.envelope import (
 )
 from taskbus.log import Entry
 from taskbus.position import START
-from taskbus.worker import Work
+from taskbus.work import Work
 from taskbus_agents.outcome import Words, failure, outcome
 from taskbus_agents.runner import Ended
 

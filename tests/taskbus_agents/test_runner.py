@@ -1,41 +1,19 @@
-"""The runner: one command in a process group of its own, from its start to its end."""
+"""The runner: one command as a subprocess, from its start to its end."""
 
 from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import anyio
 import pytest
 
-from taskbus_agents.guard import Guard, signaled
-from taskbus_agents.runner import STDERR_KEPT, Runner
+from taskbus_agents.child import STDERR_KEPT
+from taskbus_agents.runner import Runner
 from tests.servers import is_alive
-from tests.taskbus_agents.waiting import gone, line_of
+from tests.taskbus_agents.waiting import all_gone, written
 
 pytestmark = pytest.mark.anyio
-
-AGENTS = Path(__file__).parent.parent.parent / "agents"
-
-
-async def written(file: Path) -> str:
-    """Wait until a command has written a line into `file`."""
-    return await anyio.to_thread.run_sync(line_of, file)
-
-
-async def all_gone(*pids: int) -> None:
-    """Wait until none of these processes runs any more."""
-    await anyio.to_thread.run_sync(gone, *pids)
-
-
-def start_python(script: str) -> subprocess.Popen[bytes]:
-    """Start a script that imports what this test imports."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    return subprocess.Popen([sys.executable, "-c", script], env=environment)
 
 
 async def test_what_a_command_is_given_and_what_it_leaves(tmp_path):
@@ -158,59 +136,16 @@ async def test_kill_leaves_no_grace(tmp_path):
     assert runner.running == 0
 
 
-@pytest.mark.parametrize("grace", ["5", "0.1"])
-async def test_the_guard_ends_the_groups_of_a_killed_worker(tmp_path, grace):
-    """A worker that is killed leaves its subprocess to nobody; the guard ends it, the stubborn one after the grace."""
-    trap = "" if grace == "5" else "trap '' TERM; "
-    # A command that waits for its stdin is known to the guard by then.
-    command = f"{trap}read line; echo $$ > {tmp_path}/pid; while :; do sleep 0.05; done"
-    worker = f"""
-import anyio
-from taskbus_agents.runner import Runner
-async def main():
-    async with Runner(grace={grace}) as runner:
-        await runner.run(["sh", "-c", {command!r}], stdin=b"begin" + bytes([10]))
-anyio.run(main)
-"""
-    process = start_python(worker)
-    pid = int(await written(tmp_path / "pid"))
-    process.kill()
-    process.wait()
-    await all_gone(pid)
+async def test_who_cancels_is_told_what_was_printed(tmp_path):
+    """What it wrote until then explains why somebody had to end it."""
+    found = []
+    script = f"echo half way; echo why >&2; echo x > {tmp_path}/file; sleep 600"
+    async with Runner(grace=5) as runner, anyio.create_task_group() as group:
 
+        async def work():
+            await runner.run(["sh", "-c", script], on_cancelled=found.append)
 
-async def test_a_worker_goes_on_without_its_guard(tmp_path):
-    """Somebody who kills the guard takes a second line of defence away, and nothing else."""
-    async with Runner(grace=5) as runner:
-        await runner.run(["true"])
-        guard = runner._guard._process
-        assert guard is not None
-        guard.kill()
-        guard.wait()
-        ended = await runner.run(["sh", "-c", "echo still here"])
-    assert ended.stdout == b"still here\n"
-
-
-def test_the_guard_ends_what_it_was_not_told_to_forget():
-    """Closing the pipe in order has the same effect as losing it."""
-    guard = Guard(grace=5)
-    left, ended = (subprocess.Popen(["sleep", "600"], start_new_session=True) for _ in range(2))
-    guard.start()
-    guard.watch(left.pid)
-    guard.watch(ended.pid)
-    ended.kill()
-    ended.wait()
-    guard.forget(ended.pid)
-    closing = time.monotonic()
-    # The guard waits for the group to be empty, and only we can reap its process.
-    guard._pipe.close()
-    assert left.wait(20) == -signal.SIGTERM
-    assert guard._process is not None
-    guard._process.wait(20)
-    assert time.monotonic() - closing < 20
-    assert not signaled(left.pid, 0)
-
-
-def test_closing_a_guard_that_never_began_does_nothing():
-    """A worker without a delivery needs no guard."""
-    Guard(grace=5).close()
+        group.start_soon(work)
+        await written(tmp_path / "file")
+        group.cancel_scope.cancel()
+    assert [(ended.stdout, ended.stderr) for ended in found] == [(b"half way\n", b"why\n")]

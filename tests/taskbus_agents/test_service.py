@@ -13,7 +13,6 @@ import anyio
 import pytest
 
 from taskbus import codec
-from taskbus.client import Bus
 from taskbus.envelope import (
     Answer,
     Artifact,
@@ -28,78 +27,14 @@ from taskbus.envelope import (
 )
 from taskbus.errors import Unavailable, UsageError
 from taskbus.settings import Settings
-from taskbus_agents.service import Service, Settled, serve
-from tests.taskbus_agents.waiting import gone, line_of
+from taskbus_agents.service import Service, serve
+from tests.taskbus_agents.place import AGENT, DELEGATOR, OK, TASK
+from tests.taskbus_agents.waiting import all_gone, written
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from tests.taskbus_agents.place import Place
 
 pytestmark = pytest.mark.anyio
-
-AGENT, DELEGATOR, TASK = "@kilo", "@lead", "task-1"
-OK = """printf '{"status": "success", "description": "done"}'"""
-
-
-class Place:
-    """A bus and a home of one test; `serve` runs a worker for @kilo in them until its inbox is empty."""
-
-    def __init__(self, bus: Bus, settings: Settings) -> None:
-        self.bus = bus
-        self.settings = settings
-        self.settled: list[Settled] = []
-        self.incidents: list[str] = []
-
-    async def delegate(self, task: str = TASK, **more) -> None:
-        """Delegate a task to @kilo."""
-        await self.say(Delegation(goal="do it", **more), task=task)
-
-    async def say(self, payload, *, sender=DELEGATOR, recipient=AGENT, task=TASK) -> None:
-        """Publish an envelope."""
-        envelope = compose(payload, sender=sender, recipient=recipient, task=task)
-        await self.bus.publish(envelope)
-
-    async def serve(self, script: str, **more) -> None:
-        """Run a worker whose agent is a shell script; it must end with 0."""
-        service = Service(AGENT, ("sh", "-c", script), **{"until_idle": True, **more})
-        with anyio.fail_after(60):
-            code = await serve(
-                self.settings, service, on_settled=self.settled.append, on_incident=self.incidents.append
-            )
-        assert code == 0
-
-    async def said(self, *types: str) -> list:
-        """The payloads of these types in the log, in order."""
-        return [entry.envelope.payload async for entry in self.bus.log.read() if entry.type in types]
-
-    async def failure(self, reason: str) -> ErrorDetails:
-        """The error of the only completion, which must be a failure for this reason; the task has failed."""
-        (completion,) = await self.said("completion")
-        assert (completion.result.status, completion.termination_reason) == ("failure", reason)
-        assert (await self.bus.task(TASK)).state == "failed"
-        return completion.error_details
-
-    @property
-    def folder(self) -> Path:
-        """Where the folders of the deliveries are."""
-        return self.settings.home / "runs"
-
-
-@pytest.fixture
-async def place(valkey, namespace, tmp_path):
-    """A bus on the shared server, in a namespace and a home of this test."""
-    settings = Settings.load(url=valkey, namespace=namespace, home=tmp_path / "home", environ={}, cwd=tmp_path)
-    async with Bus.connect(settings=settings) as bus:
-        yield Place(bus, settings)
-
-
-async def written(file: Path) -> str:
-    """Wait until a command has written a line into `file`."""
-    return await anyio.to_thread.run_sync(line_of, file)
-
-
-async def all_gone(*pids: int) -> None:
-    """Wait until none of these processes runs any more."""
-    await anyio.to_thread.run_sync(gone, *pids)
 
 
 @asynccontextmanager
@@ -301,6 +236,15 @@ async def test_folders_may_be_made_elsewhere(place, tmp_path):
     assert (tmp_path / "elsewhere" / TASK / "1" / "left").exists()
 
 
+@pytest.mark.parametrize("terms", [{"silence": 0.0}, {"silence": 0.5}, {"lease": 0.1}, {"hard_limit": 0.0}])
+async def test_times_that_cannot_be_kept_are_refused(place, terms):
+    """Before anything is taken."""
+    await place.delegate()
+    with pytest.RaisesGroup(UsageError, allow_unwrapped=True, flatten_subgroups=True):
+        await place.serve(OK, **terms)
+    assert (await place.bus.task(TASK)).state == "submitted"
+
+
 async def test_several_deliveries_in_one_folder_are_refused(place, tmp_path):
     """Their completions would overwrite each other."""
     with pytest.raises(UsageError, match="mix"):
@@ -349,8 +293,10 @@ async def test_a_talk_that_the_log_has_lost_fails_loudly(place):
     await place.bus.connection.execute("XDEL", place.bus.keys.log, first[0][0])
     await place.say(Answer(answer="that one"))
     await place.serve(OK)
-    error = await place.failure("handler-error")
-    assert "does not hold the delegation" in error.message
+    assert place.settled[-1].result == "parked"
+    assert place.settled[-1].reason == "permanent"
+    assert "does not hold the delegation" in place.settled[-1].message
+    assert (await place.bus.task(TASK)).state == "escalated"
 
 
 async def test_messages_that_ask_for_no_work_are_noted(place):
@@ -412,10 +358,10 @@ async def test_time_that_is_up_ends_the_whole_group(place, tmp_path):
 
 
 async def test_cancelling_a_task_ends_its_agent(place, tmp_path):
-    """Work that is no longer wanted stops with the next renewal of the lease, and nothing of it is published."""
+    """Work that is no longer wanted stops long before the lease is renewed, and nothing of it is published."""
     script = f"sleep 600 & echo $! > {tmp_path}/child; echo $$ > {tmp_path}/pid; wait"
     await place.delegate()
-    async with serving(place, script, lease=0.6):
+    async with serving(place, script, lease=600):
         pid = int(await written(tmp_path / "pid"))
         await place.say(Cancellation(reason="not any more"))
         await all_gone(pid)

@@ -1,9 +1,12 @@
-"""Waiting for what other processes do; async tests call these in a thread."""
+"""Waiting for what other processes do."""
 
 from __future__ import annotations
 
 import time
 from typing import TYPE_CHECKING, TypeVar
+
+import anyio
+import anyio.to_thread
 
 from tests.servers import is_alive
 
@@ -32,3 +35,13 @@ def line_of(file: Path) -> str:
 def gone(*pids: int) -> None:
     """Wait until none of these processes runs any more."""
     eventually(lambda: not any(is_alive(pid) for pid in pids))
+
+
+async def written(file: Path) -> str:
+    """The same as `line_of`, in an async test."""
+    return await anyio.to_thread.run_sync(line_of, file)
+
+
+async def all_gone(*pids: int) -> None:
+    """The same as `gone`, in an async test."""
+    await anyio.to_thread.run_sync(gone, *pids)

@@ -17,8 +17,9 @@ import pytest
 from taskbus.client import Bus
 from taskbus.codec import encode
 from taskbus.connection import Connection
-from taskbus.envelope import Delegation, Question, Status, compose
-from taskbus.errors import CheckpointLost, ProjectionStopped
+from taskbus.envelope import Completion, Delegation, Question, Result, Status, compose
+from taskbus.errors import CheckpointLost, Permanent, ProjectionStopped
+from taskbus.parked import replay
 from taskbus.position import START
 from taskbus_projections import dump
 from taskbus_projections import projector as engine
@@ -103,6 +104,33 @@ async def test_the_tasks_are_as_the_server_keeps_them(bus, database, projector, 
         assert {name: row[name] for name in same} == {name: getattr(kept, name) for name in same}
         due = datetime.fromtimestamp(kept.deadline / 1000, UTC) if kept.deadline else None
         assert row["deadline"] == (instant(due) if due else None)
+
+
+async def test_a_task_that_was_parked_and_replayed_is_as_the_server_keeps_it(bus, database, projector):
+    """Parking escalates it, a replay submits it again; the records stand in the audit trail and change nothing else."""
+    envelope = compose(Delegation(goal="g"), sender="@boss", recipient="@kilo")
+    await bus.publish(envelope)
+
+    async def fails(work):
+        raise Permanent("no access")
+
+    async def done(work):
+        return Completion(result=Result(status="success"))
+
+    states = []
+    for step in (
+        lambda: bus.worker("@kilo", fails).run(limit=1),
+        lambda: replay(bus, "@kilo", envelope.task, sender="@human"),
+        lambda: bus.worker("@kilo", done).run(until_idle=True),
+    ):
+        await step()
+        await projector.catch_up()
+        (row,) = database.query("SELECT state, attempt FROM tasks")
+        assert (row["state"], row["attempt"]) == ((await bus.task(envelope.task)).state, 1)
+        states.append(row["state"])
+    assert states == ["escalated", "submitted", "completed"]
+    kinds = [row["type"] for row in database.query("SELECT type FROM events ORDER BY n")]
+    assert kinds.count("parking") == 2
 
 
 async def test_every_envelope_is_in_the_audit_trail_as_it_was_sent(bus, database, projector):

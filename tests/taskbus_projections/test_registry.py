@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from taskbus.envelope import MESSAGE_TYPES
 from taskbus.errors import ProjectionStopped
 from taskbus_projections.model import ReadModel
 from taskbus_projections.registry import BUILTIN, checked, installed
@@ -72,6 +73,11 @@ def test_what_cannot_be_loaded_stops_every_projection(package, points, reason):
     with pytest.raises(ProjectionStopped, match=reason) as stopped:
         installed()
     assert stopped.value.advice
+
+
+def test_a_read_model_has_a_method_for_each_type():
+    """One that overrides nothing folds every envelope there is, and stops at none."""
+    assert set(MESSAGE_TYPES) <= set(vars(ReadModel))
 
 
 def test_a_read_model_that_is_given_twice_counts_once():

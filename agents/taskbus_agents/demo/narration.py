@@ -46,6 +46,10 @@ VERBS: Final[Mapping[Event, tuple[str, str | None]]] = {
     "verdict:rejected": ("rejects", "red"),
     "escalation": ("escalates", "red"),
     "cancellation": ("cancels", "magenta"),
+    "parking:parked": ("sets aside", "red"),
+    "parking:replayed": ("replays", None),
+    "parking:resumed": ("resumes", None),
+    "parking:dropped": ("drops", "magenta"),
 }
 """What each event does, and its colour."""
 _ROUTE: Final = 24

@@ -32,7 +32,7 @@ from taskbus.errors import TaskbusError
 if TYPE_CHECKING:
     from taskbus.client import Bus
     from taskbus.envelope import AnyEnvelope, Payload
-    from taskbus.worker import Work
+    from taskbus.work import Work
 
 P = TypeVar("P", bound="Completion | Escalation | Question")
 

@@ -58,6 +58,7 @@ SECTIONS: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
     },
     "Reading": {
         "inbox": ("inbox", "Show what waits for an agent."),
+        "parked": ("parked", "Show what was set aside, deliver it again, or drop it."),
         "tail": ("tail", "Show envelopes as they arrive."),
         "replay": ("replay", "Read the log again, to the screen or into another namespace."),
         "tasks": ("", ""),
@@ -67,7 +68,10 @@ SECTIONS: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
         "project": ("", ""),
         "rebuild": ("", ""),
     },
-    "Agents": {"agent": ("", "")},
+    "Agents": {
+        "agent": ("", ""),
+        "supervise": ("supervise", "Escalate what is not done in time."),
+    },
 }
 _OTHERS: Final = "More"
 _OWN: Final[Mapping[str, tuple[str, str]]] = {

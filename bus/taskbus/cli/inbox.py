@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, cast
 
 import click
@@ -26,10 +27,33 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class Taken:
+    """What is known of a delivery that was taken, whether or not its lease has lapsed.
+
+    `consumer` is `-` where it was given back: then `reason` says why, and `until` when it can be taken again, in
+    seconds since 1970. Else `until` is the end of the lease. `tries` counts those that failed, and the present one.
+    """
+
+    token: int = 0
+    consumer: str = "-"
+    tries: int = 0
+    reason: str | None = None
+    until: float = 0.0
+
+    @property
+    def is_back(self) -> bool:
+        """Whether it was taken, and given back to be taken again."""
+        return self.consumer == "-" and self.token > 0
+
+
+_NEVER = Taken()
+
+
+@dataclass(frozen=True, slots=True)
 class Waiting:
     """What stands in an inbox. `worker` has it under a lease; `needs` is what the agent is to do about it.
 
-    `token` and `consumer` are those under which it was taken last, 0 and empty for what was never taken.
+    `is_parked`: earlier deliveries of its task are parked for the one who is to do it.
     """
 
     delivery: str
@@ -37,9 +61,9 @@ class Waiting:
     age: float
     worker: str | None
     needs: str | None
-    token: int = 0
-    consumer: str = ""
+    taken: Taken = _NEVER
     state: State | None = None
+    is_parked: bool = False
 
     @property
     def stays(self) -> str | None:
@@ -66,6 +90,8 @@ _COMMANDS: Mapping[State, str] = {
     "rejected": 'bus delegate @agent "…" --task {id}',
 }
 """What the agent says next, by the state that the task is in, where anything is needed of it."""
+_PARKED = 'bus parked replay {id}, or bus delegate @agent "…" --task {id}'
+"""Instead, for what was escalated when its work was parked: an answer would wait behind that."""
 
 
 @click.command()
@@ -91,9 +117,12 @@ def inbox(*, agent: str | None, limit: int, settle: bool, settings: Settings, as
 
 async def _inbox(settings: Settings, agent: str, limit: int, *, settle: bool, as_json: bool) -> None:
     from taskbus.client import Bus  # redis is slow to import
+    from taskbus.parked import count
 
     async with Bus.connect(settings=settings) as bus:
+        now = await bus.connection.time()
         found = await _waiting(bus, agent, limit + 1)
+        parked = await count(bus, agent)
         more, found = len(found) > limit, found[:limit]
         stays = {each.delivery: await _settled(bus, agent, each) for each in found} if settle else {}
     if as_json:
@@ -103,20 +132,23 @@ async def _inbox(settings: Settings, agent: str, limit: int, *, settle: bool, as
                 "delivery": each.delivery,
                 "age": round(each.age, 3),
                 "leased_by": each.worker,
+                "waits": _waits(each),
                 "needs": each.needs,
                 "settled": settle and stays[each.delivery] is None,
                 **({"stays": stays[each.delivery]} if settle else {}),
             }
             for each in found
         ]
-        print_json({"agent": agent, "waiting": waiting, "more": more})
+        print_json({"agent": agent, "waiting": waiting, "more": more, "parked": parked})
         return
     for each in found:
-        click.echo(_shown(each))
+        click.echo(_shown(each, now))
     if not found:
         say(f"Nothing waits for {agent}.")
     if more:
         say(f"There is more: --limit {limit * 10} shows it.")
+    if parked:
+        say(f"{parked} parked: bus parked ls {agent}")
     if settle and found:
         kept = [each for each in found if stays[each.delivery] is not None]
         for each in kept:
@@ -124,21 +156,47 @@ async def _inbox(settings: Settings, agent: str, limit: int, *, settle: bool, as
         say(f"{len(found) - len(kept)} settled, {len(kept)} stay.")
 
 
-def _shown(each: Waiting) -> str:
+def _shown(each: Waiting, now: float) -> str:
     marks = [f"{rendering.age(each.age)} old"]
     if each.worker is not None:
         marks.append(f"leased by {visible(each.worker)}")
+    elif each.taken.is_back:
+        marks.append(_given_back(each.taken, now))
     shown = rendering.entry(each.entry, marks=marks)
     if each.needs is None or each.worker is not None or each.state is None:
         return shown
-    return f"{shown}\n          → {_COMMANDS[each.state].format(id=visible(each.entry.task))}"
+    command = _PARKED if each.is_parked else _COMMANDS[each.state]
+    return f"{shown}\n          → {command.format(id=visible(each.entry.task))}"
 
 
-async def _waiting(bus: Bus, agent: str, count: int) -> list[Waiting]:
-    entries = await bus.inbox(agent).waiting(count)
+def _given_back(taken: Taken, now: float) -> str:
+    """Why nobody has what was taken before, and when somebody may take it."""
+    left = taken.until - now
+    if taken.reason == "quota-limited":
+        until = rendering.clock(datetime.fromtimestamp(taken.until, UTC))
+        return f"waits for its quota until {until}" if left > 0 else "its quota is reset"
+    if taken.reason == "handed-back":
+        return "handed back"
+    tries = "1 try" if taken.tries == 1 else f"{taken.tries} tries"
+    when = f"tried again in {rendering.age(left + 1)}" if left > 0 else "to be tried again"
+    return f"{when} ({tries} so far)"
+
+
+def _waits(each: Waiting) -> dict[str, object] | None:
+    """Why and until when it waits to be taken again, for programs."""
+    taken = each.taken
+    if not taken.is_back:
+        return None
+    until = datetime.fromtimestamp(taken.until, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return {"reason": taken.reason, "until": until, "tries": taken.tries}
+
+
+async def _waiting(bus: Bus, agent: str, most: int) -> list[Waiting]:
+    from taskbus.parked import count
+
+    entries = await bus.inbox(agent).waiting(most)
     now = await bus.connection.time()
     held = await _held(bus, agent)
-    leases = await _leases(bus, agent) if held else {}
     tasks: dict[str, Task | None] = {}
     found: list[Waiting] = []
     for delivery, entry in entries:
@@ -147,22 +205,27 @@ async def _waiting(bus: Bus, agent: str, count: int) -> list[Waiting]:
         task = tasks[entry.task]
         age = max(0.0, now - entry.position.ms / 1000)
         needs = _needs(entry, task, agent)
-        token, consumer = held.get(delivery, (0, ""))
-        worker = consumer if leases.get(delivery, 0.0) > now else None
+        taken = held.get(delivery, _NEVER)
+        worker = taken.consumer if taken.consumer != "-" and taken.until > now else None
         state = task.state if task is not None else None
-        found.append(Waiting(delivery, entry, age, worker, needs, token, consumer, state))
+        is_parked = task is not None and needs == "decision" and await count(bus, task.assignee, entry.task) > 0
+        found.append(Waiting(delivery, entry, age, worker, needs, taken, state, is_parked))
     return found
 
 
-async def _held(bus: Bus, agent: str) -> dict[str, tuple[int, str]]:
-    """Token and worker of each delivery that was taken, whether or not its lease has lapsed."""
+async def _held(bus: Bus, agent: str) -> dict[str, Taken]:
+    """Each delivery that was taken."""
     held = await bus.connection.hash(bus.keys.held(agent))
-    parts = {delivery: value.partition(" ") for delivery, value in held.items()}
-    return {delivery: (int(token), consumer) for delivery, (token, _, consumer) in parts.items()}
+    ends = await _leases(bus, agent) if held else {}
+    found: dict[str, Taken] = {}
+    for delivery, value in held.items():
+        token, consumer, tries, reason = [*value.split(" "), "", ""][:4]
+        found[delivery] = Taken(int(token), consumer, int(tries or 0), reason or None, ends.get(delivery, 0.0))
+    return found
 
 
 async def _leases(bus: Bus, agent: str) -> dict[str, float]:
-    """When the lease of each delivery ends, in seconds since 1970."""
+    """When the lease of each delivery ends, or its wait, in seconds since 1970."""
     reply = await bus.connection.execute("ZRANGE", bus.keys.leases(agent), 0, -1, "WITHSCORES")
     flat = cast("list[bytes]", reply)
     return {name.decode(): float(end) / 1000 for name, end in zip(flat[::2], flat[1::2], strict=True)}
@@ -196,13 +259,13 @@ def _needs(entry: Entry, task: Task | None, agent: str) -> str | None:
 
 async def _settled(bus: Bus, agent: str, each: Waiting) -> str | None:
     """Take a delivery out of the inbox; returns why it stays, None where it does not."""
-    from taskbus.append import Settlement, append
+    from taskbus.append import Settlement, Unit, all_appended, commit
 
     if each.stays is not None:
         return each.stays
-    settlement = Settlement(agent, each.delivery, each.token, each.consumer, each.entry.task)
+    settlement = Settlement(agent, each.delivery, each.taken.token, each.taken.consumer, each.entry.task)
     try:
-        await append(bus.connection, bus.keys, [], settlements=[settlement])
+        all_appended((await commit(bus.connection, bus.keys, [Unit((), settlement)]))[0])
     except Fenced:
         return "a worker has taken it meanwhile"
     except Conflict as error:

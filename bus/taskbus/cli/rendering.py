@@ -44,11 +44,15 @@ _COLOURS: Final = {
     "verdict": "green",
     "escalation": "bright_red",
     "cancellation": "magenta",
+    "parking": "magenta",
     "acknowledgment:declined": "red",
     "completion:failure": "red",
     "verdict:rejected": "red",
+    "parking:parked": "red",
+    "parking:replayed": "cyan",
+    "parking:resumed": "cyan",
 }
-"""By type, and by event where that is bad news."""
+"""By type, and by event where that is other news: bad ones, most of all."""
 
 
 def visible(text: str, *, lines: bool = False) -> str:

@@ -53,6 +53,14 @@ _NEXT: Mapping[State, str] = {
     "escalated": '{coordinator} is to decide: bus answer {id} "…", or bus delegate @agent "…" --task {id}',
     "canceled": "It is over.",
 }
+_BEHIND: Mapping[State, str] = {
+    "submitted": "{many} parked for {assignee}, and this waits behind. To deliver all of it: bus parked replay {id}",
+    "working": "{many} parked for {assignee}, and this waits behind. To deliver all of it: bus parked replay {id}",
+    "escalated": "{many} parked for {assignee}: bus parked show {id}, then bus parked replay {id}, "
+    'or bus delegate @agent "…" --task {id}',
+    "canceled": "It is over. {many} parked for {assignee} still: bus parked drop {id}",
+}
+"""What is next instead where deliveries of the task are parked for its assignee."""
 _RECIPIENTS: Mapping[str, str] = {
     "question": "Leave --to out to ask the delegator, or ask with --to @human.",
     "delegation": "Name the agent that is to do it, as in @kilo.",
@@ -62,11 +70,15 @@ _RECIPIENTS: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """An envelope that stands in the log, and its task as it was found right after."""
+    """An envelope that stands in the log, and its task as it was found right after.
+
+    `parked` are how many deliveries of the task are parked for its assignee: what is sent to it waits behind them.
+    """
 
     envelope: AnyEnvelope
     appended: Appended
     task: Task
+    parked: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +148,15 @@ async def send(bus: Bus, draft: Draft, settings: Settings, speaker: Speaker, *, 
             if task.delegator != HUMAN:
                 error.advice = f"{error.advice or ''} To speak as another: --as {task.delegator}".strip()
         raise
-    return Sent(envelope, appended, await bus.task(envelope.task))
+    task = await bus.task(envelope.task)
+    return Sent(envelope, appended, task, await _parked(bus, envelope, task))
+
+
+async def _parked(bus: Bus, envelope: AnyEnvelope, task: Task) -> int:
+    from taskbus.parked import count
+
+    concerned = task.state in _BEHIND and (envelope.recipient == task.assignee or task.state == "escalated")
+    return await count(bus, task.assignee, envelope.task) if concerned else 0
 
 
 def _permitted(error: LifecycleConflict) -> set[tuple[str, str]]:
@@ -211,7 +231,11 @@ def tell(sent: Sent) -> None:
     names = {"assignee": task.assignee, "delegator": task.delegator, "coordinator": task.coordinator}
     if sent.appended.repeated:
         say("That stood in the log already.")
-    say(_NEXT[task.state].format(id=sent.envelope.task, **names))
+    said = _NEXT[task.state]
+    if sent.parked:
+        many = "1 delivery of it is" if sent.parked == 1 else f"{sent.parked} deliveries of it are"
+        said = _BEHIND.get(task.state, said).replace("{many}", many)
+    say(said.format(id=sent.envelope.task, **names))
 
 
 def summary(sent: Sent) -> dict[str, object]:
@@ -223,6 +247,7 @@ def summary(sent: Sent) -> dict[str, object]:
         "position": str(sent.appended.position),
         "state": sent.task.state,
         "repeated": sent.appended.repeated,
+        **({"parked": sent.parked} if sent.parked else {}),
     }
 
 

@@ -35,12 +35,21 @@ namespace = "{namespace}"
 # The database and the embedded server. A relative path begins at this file's folder.
 home = "{home}"
 
-# "always": an append returns once it is on disk. "everysec": it survives the death of the server's process,
-# and a loss of power may cost the last second. `bus doctor` checks that the server keeps it.
+# "always": an append returns once it is on disk. "everysec": the last second may be lost when the machine dies,
+# or the server's process while the disk is slow. `bus doctor` checks that the server keeps it.
 durability = "{durability}"
 
 # Who speaks here, when no --as says otherwise.
 # agent = "@human"
+
+# What `bus supervise` and every worker tell the coordinator of a task, and after how long.
+# [supervision]
+# acknowledge = "15m"  # delegated, and not taken on
+# lost = "2m"          # the worker lost its lease, and nobody took the work over
+# silent = "5m"        # work waits, and no worker of its agent was seen
+# stale = "30m"        # an escalation that nobody dealt with goes one level up
+# lead = "@boss"       # who gets what is escalated to level 3, instead of whoever delegated the root task
+# interval = "5s"      # between two looks, of all who watch
 """
 
 
@@ -282,10 +291,11 @@ def _write_bus_toml(
     import os
 
     from taskbus.address import Address
+    from taskbus.bus_file import NAME
     from taskbus.errors import ConfigurationError, Conflict
-    from taskbus.settings import FILE_NAME, checked_namespace
+    from taskbus.settings import checked_namespace
 
-    path = Path.cwd() / FILE_NAME
+    path = Path.cwd() / NAME
     has_password = url is not None and Address.parse(url).password is not None
     # A JSON text is a TOML text, but for DEL; a path or URL that has one is not worth more than this.
     text = _BUS_TOML.format(

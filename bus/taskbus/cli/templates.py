@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from taskbus.cli.options import errors_shown, print_json
-from taskbus.envelope import MESSAGE_TYPES
+from taskbus.envelope import SPOKEN
 
 if TYPE_CHECKING:
     from taskbus.envelope import MessageType
 
 
 @click.command()
-@click.argument("type", type=click.Choice(MESSAGE_TYPES), metavar="TYPE")
+@click.argument("type", type=click.Choice(SPOKEN), metavar="TYPE")
 @click.option(
     "--format",
     "form",
@@ -29,7 +29,7 @@ def template(*, type: MessageType, form: Literal["xml", "json"], as_json: bool) 
 
     TYPE is delegation, acknowledgment, status, question, answer, completion, verdict, escalation or
     cancellation. The prompt goes to stdout: put it behind the task. What the model answers, `bus publish
-    --lenient` reads, with whatever prose stands around it.
+    --lenient` reads, with whatever prose stands around it. There is none for a parking: only the bus records one.
 
     \b
     Examples:

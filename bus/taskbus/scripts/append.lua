@@ -1,54 +1,67 @@
--- Appends envelopes and settles deliveries in one atomic step: the only write path to log, inboxes and tasks.
+-- Appends envelopes, and settles, parks, replays or drops deliveries, in one atomic step: the only write path to log,
+-- inboxes and tasks. A call is a row of units. Each unit is all or nothing, and stands for itself.
 --
--- KEYS  1 log   2 index (envelope ID -> position, "task:<id>" -> record)   3 meta
+-- KEYS  1 log   2 index (envelope ID -> position, "task:<id>" -> record, "@agent" of everybody who was sent anything)
+--       3 meta
 -- ARGV  1 prefix of all other keys; they share the hash slot of KEYS
---       2 "1": all or nothing, "0": each envelope for itself
---       3 number of settlements, 5 arguments each: agent, delivery, token, consumer, task
---       then for each envelope 9 arguments: 0 id, 1 event, 2 sender, 3 recipient, 4 task, 5 token or "", 6 what is
---       seldom other than usual, 7 body, 8 source or "". The seldom ones are one line of words, "-" for what is
---       empty: parent, root, priority, deadline, review, form, origin
--- Reply one array for a settlement that is refused, else one for each envelope:
+--       then for each unit its head, and 9 arguments for each of its envelopes. The head are words, the first of them
+--       the number of envelopes, the others what becomes of a delivery, if anything:
+--         settle agent delivery token consumer task
+--         park agent delivery token consumer task reason
+--         replay|drop agent task position,position…
+--       an envelope: 0 id, 1 event, 2 sender, 3 recipient, 4 task, 5 token, or "=" and the record that the task must
+--       have, or "", 6 what is seldom other than usual, 7 body, 8 source or "". The seldom ones are one line of words,
+--       "-" for what is empty: parent, root, priority, deadline, review, form, origin
+-- Reply for each unit one array, with for each of its envelopes one of:
 --       {"appended", position}   {"repeated", position}   {"other", position}   {"skipped"}
---       {"fenced"|"lifecycle"|"held"|"recipient"|"unknown"|"open",
---        state, delegator, assignee, coordinator, token, lease, consumer}
+--       {"lifecycle"|"fenced"|"held"|"recipient"|"unknown"|"moved", what the task is}
+--       or, where its delivery is not what the unit says: {"fenced"|"open"|"moved", what the task is}, not nested
+--       what the task is: state, delegator, assignee, coordinator, token, lease, consumer
 --
 -- Two passes: the first decides and writes nothing, so that a refusal changes nothing; the second writes, and takes
 -- back what it added when the server refuses a command halfway.
 
 local ARGV, call, find, match = ARGV, redis.call, string.find, string.match
-local prefix, atomic, settlements = ARGV[1], ARGV[2] == "1", tonumber(ARGV[3])
-local log, index, meta = KEYS[1], KEYS[2], KEYS[3]
+local prefix, log, index, meta = ARGV[1], KEYS[1], KEYS[2], KEYS[3]
 -- Three lists that are generated from the lifecycle module, searched as text because a table would be built anew in
 -- each call: "|state event>to unreviewed attempt roles|…", "|event|…", "|event|…".
 local RULES, WORK, TO_ASSIGNEE = "--[[RULES]]", "--[[WORK]]", "--[[TO_ASSIGNEE]]"
 
 --[[TASK]]
--- The tasks of this call, and the position of an envelope that the log holds already.
-local tasks = {}
-local function look_up(name, id)
+-- What the index holds of this call's tasks, envelopes and recipients; asked for in one command.
+local lines, positions, known, tasks = {}, {}, {}, {}
+local function ask(names, ids, recipients)
+  local fields, count = {}, #names
+  for i = 1, count do fields[i] = "task:" .. names[i] end
+  for i = 1, #ids do fields[count + i] = ids[i] end
+  for i = 1, #recipients do fields[count + #ids + i] = recipients[i] end
+  for first = 1, #fields, 1000 do
+    local found = call("HMGET", index, unpack(fields, first, math.min(first + 999, #fields)))
+    for i = 1, #found do
+      local at = first + i - 1
+      if at <= count then
+        lines[names[at]] = found[i]
+      elseif at <= count + #ids then
+        positions[ids[at - count]] = found[i]
+      else
+        known[recipients[at - count - #ids]] = found[i]
+      end
+    end
+  end
+end
+
+local function look_up(name)
   local task = tasks[name]
-  if task then return task, id and call("HGET", index, id) end
-  local found = call("HMGET", index, "task:" .. name, id or "")
-  task = read_task(name, found[1])
-  tasks[name] = task
-  return task, found[2]
+  if not task then
+    if lines[name] == nil then ask({ name }, {}, {}) end
+    task = read_task(name, lines[name])
+    tasks[name] = task
+  end
+  return task
 end
 
 local function refused(kind, task)
   return { kind, task.state, task.delegator, task.assignee, task.coordinator, task.token, task.lease, task.consumer }
-end
-
--- Takes a delivery out of its agent's inbox.
-local function remove(agent, delivery)
-  if type(delivery) == "table" then delivery = delivery.delivery end
-  if delivery == "-" then return end
-  local priority, entry = match(delivery, "^(%a+)/(.+)$")
-  local inbox = prefix .. "inbox:" .. agent .. ":" .. priority
-  call("XACK", inbox, agent, entry)
-  call("XDEL", inbox, entry)
-  if call("HDEL", prefix .. "held:" .. agent, delivery) == 1 then
-    call("ZREM", prefix .. "leases:" .. agent, delivery)
-  end
 end
 
 local function permitted(roles, task, sender)
@@ -69,42 +82,44 @@ local function same(position, body)
   end
 end
 
--- Settlements: the token must be that of the newest delivery. A delivery that is gone was settled before: by this very
--- call, whose outcomes are then in the log, or by somebody else.
-local at, gone = 4, nil
-for _ = 1, settlements do
-  local held = call("HGET", prefix .. "held:" .. ARGV[at], ARGV[at + 1])
-  if held then
-    local token, consumer = match(held, "^(%d+) (.*)$")
-    if token ~= ARGV[at + 2] or consumer ~= ARGV[at + 3] then
-      return { { "fenced", "", "", ARGV[at], "", token, "0", consumer } }
-    end
-  else
-    gone = ARGV[at]
-  end
-  at = at + 5
-end
-
 -- What is seldom other than usual.
 local function unfold(seldom)
   if seldom == "- - normal - 1 json -" then return "-", "-", "normal", "-", "1", "json", "-" end
   return match(seldom, "^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)$")
 end
 
--- First pass: decide. A plan is both the note of what to write and the answer to fill in.
-local replies, plans, seen, whole = {}, {}, {}, true
-local function decide(base)
+-- First pass: decide. A plan is both the note of what to write and the answer to fill in; `saved` are the tasks as
+-- they were before a unit that may still be refused after some of it was planned.
+-- `spent` are the deliveries, and the lists of parked ones, that earlier units of this call have moved already.
+local plans, seen, saved, spent = {}, {}, nil, {}
+local function keep(task)
+  if not saved or saved[task] then return end
+  local copy = {}
+  for field, value in pairs(task) do copy[field] = value end
+  saved[task] = copy
+end
+
+local function decide(base, move)
   local id, event, sender, recipient, name, token, seldom, body = unpack(ARGV, base, base + 7)
   local parent, root, priority, deadline, review = unfold(seldom)
   local first = seen[id]
   if first then return { ARGV[first.base + 7] == body and "repeated" or "other", first } end
-  local task, position = look_up(name, id)
+  local task, position = look_up(name), positions[id]
   if position then return { same(position, body) and "repeated" or "other", position } end
-  local new, works = task.state == "", sender ~= "@bus" and find(WORK, "|" .. event .. "|", 1, true)
+  local before_it = task.state
+  local new, works = before_it == "", sender ~= "@bus" and find(WORK, "|" .. event .. "|", 1, true)
   if new and event ~= "delegation" then return refused("unknown", task) end
-  if works and token ~= "" and (token ~= task.token or token == "0") then return refused("fenced", task) end
-  local _, before = find(RULES, "|" .. task.state .. " " .. event .. ">", 1, true)
-  if not before then return refused("lifecycle", task) end
+  if find(token, "=", 1, true) == 1 then
+    if task.last or call("HGET", index, "task:" .. name) ~= string.sub(token, 2) then return refused("moved", task) end
+  elseif works and token ~= "" and (token ~= task.token or token == "0") then
+    return refused("fenced", task)
+  end
+  local parks = find(event, "parking", 1, true)
+  local _, before = find(RULES, "|" .. before_it .. " " .. event .. ">", 1, true)
+  -- What is told of deliveries is what becomes of them in this very step.
+  if not before or (parks and not (move and move.name == name and find(move.tells, "|" .. event .. "|", 1, true))) then
+    return refused("lifecycle", task)
+  end
   local to, unreviewed, attempt, roles = match(RULES, "^(%S+) (%S+) (%d) ([^|]*)", before + 1)
   if not permitted(roles, task, sender) then return refused("lifecycle", task) end
   if (recipient ~= task.assignee and find(TO_ASSIGNEE, "|" .. event .. "|", 1, true))
@@ -115,15 +130,18 @@ local function decide(base)
   local by_hand = works and token == ""
   if by_hand and task.lease ~= "0" and tonumber(task.lease) > now() then return refused("held", task) end
 
+  if saved then keep(task) end
   if unreviewed ~= "-" and task.review == "0" then to = unreviewed end
   local stays = to == "submitted" or to == "working"
-  local delivers = stays and not works
+  local records = parks and event ~= "parking:resumed"
+  local delivers = stays and not works and not records
   -- The delivery before ends when the work ends, is handed out anew, or is taken up by hand; its token ends with it.
-  local removes = not new and (task.delivery ~= "-" or task.lease ~= "0")
+  local removes = not new and not records and (task.delivery ~= "-" or task.lease ~= "0")
     and ((by_hand and event ~= "status") or delivers or not stays)
   local plan = {
     base = base, task = task, agent = task.assignee, priority = priority, delivers = delivers, delivery = "-",
     old = removes and task.delivery, fences = not new and (delivers or (by_hand and removes)), position = false,
+    move = parks and move,
   }
   if new then
     task.delegator, task.coordinator, task.parent = sender, sender, parent
@@ -131,13 +149,22 @@ local function decide(base)
     local known = parent ~= "-" and look_up(parent).root or ""
     task.root = known ~= "" and known or root ~= "-" and root or parent ~= "-" and parent or name
   end
+  -- The clocks that supervision reads: a task's deadline, and how long an escalation is with whom it went to.
+  -- A delegation begins the task's time anew, whatever it was before.
+  if event == "escalation" or before_it == "escalated"
+    or ((task.deadline ~= "-" or deadline ~= "-") and (event == "delegation" or to ~= before_it)) then
+    plan.timed, plan.anew = before_it, event == "delegation"
+  end
   if event == "delegation" then
     task.assignee, task.deadline, task.review = recipient, deadline, review
   elseif event == "escalation" then
     task.coordinator = recipient
   end
-  local changes = removes or delivers or to ~= task.state
-  if removes then task.lease, task.consumer, task.delivery = "0", "-", "-" end
+  local changes = removes or delivers or to ~= before_it or event == "escalation"
+  if removes then
+    if type(task.delivery) == "string" then spent[plan.agent .. " " .. task.delivery] = true end
+    task.lease, task.consumer, task.delivery = "0", "-", "-"
+  end
   if delivers then task.delivery = plan end
   if plan.fences then task.token = "-" end
   if changes then task.cause = id end
@@ -149,31 +176,6 @@ local function decide(base)
   return plan
 end
 
-for base = at, #ARGV, 9 do
-  local reply = decide(base)
-  if reply[1] and reply[1] ~= "repeated" then whole = false end
-  replies[#replies + 1] = reply
-end
-if gone and #plans > 0 then return { { "fenced", "", "", gone, "", "-", "0", "-" } } end
--- Work that is still open cannot be settled without its outcome: nobody would have it in hand any more.
-for i = 0, settlements - 1 do
-  local task = look_up(ARGV[8 + 5 * i])
-  if task.delivery == ARGV[5 + 5 * i] and task.assignee == ARGV[4 + 5 * i] and (whole or not atomic) then
-    return { refused("open", task) }
-  end
-end
-if atomic and not whole then
-  for i, reply in ipairs(replies) do
-    if reply[1] == "other" and type(reply[2]) == "table" then
-      reply[2] = ""
-    elseif not reply[1] or type(reply[2]) == "table" then
-      replies[i] = { "skipped" }
-    end
-  end
-  return replies
-end
-
--- Second pass: write. What can be taken back comes first, what cannot comes last.
 local added = {}
 local function add(stream, ...)
   local entry = call("XADD", stream, "*", ...)
@@ -181,14 +183,204 @@ local function add(stream, ...)
   return entry
 end
 
+-- What most calls do without. A function is made anew in each call that defines it, and five of them cost an append a
+-- tenth of its time: these are made when they are first needed.
+local seldom_used
+local function seldom()
+  if seldom_used then return seldom_used end
+--[[INBOX]]
+  -- What a unit says of a delivery: what to do with it, and why it cannot be done. A delivery that is gone was settled
+  -- before: by this very call, whose outcomes are then in the log, or by somebody else; `moved` where lines are.
+  local function to_move(words)
+    local kind, rest = match(words, "^(%a+) (.+)$")
+    local move = { kind = kind, tells = kind == "park" and "|parking:parked|" or "" }
+    if kind == "replay" or kind == "drop" then
+      move.agent, move.name, move.positions = match(rest, "^(%S+) (%S+) (%S+)$")
+      move.parked = prefix .. "parked:" .. move.agent
+      local lines = call("HGET", move.parked, move.name) or ""
+      move.chosen, move.left = {}, {}
+      local resumes
+      for line in string.gmatch(lines, "[^\n]+") do
+        local is_chosen = find("," .. move.positions .. ",", "," .. match(line, "^%S+") .. ",", 1, true)
+        local list = is_chosen and move.chosen or move.left
+        list[#list + 1] = line
+        resumes = resumes or (is_chosen and match(line, "^%S+ %S+ %S+ %S+ %S+ 1 "))
+      end
+      move.tells = kind == "drop" and "|parking:dropped|" or "|parking:replayed|"
+      -- Only who is to do the work can go on with it, and only where it is the work that comes back.
+      if kind == "replay" and resumes and look_up(move.name).assignee == move.agent then
+        move.tells = move.tells .. "parking:resumed|"
+      end
+      local _, wanted = string.gsub(move.positions, "[^,]+", "")
+      if #move.chosen ~= wanted or spent[move.parked .. " " .. move.name] then
+        return move, nil, refused("moved", look_up(move.name))
+      end
+      return move
+    end
+    local token, consumer
+    move.agent, move.delivery, token, consumer, move.name, move.reason = match(rest, "^(%S+) (%S+) (%S+) (%S+) (%S+) ?(%S*)$")
+    local held = not spent[move.agent .. " " .. move.delivery] and call("HGET", prefix .. "held:" .. move.agent, move.delivery)
+    local was, by, tries = match(held or "", "^(%d+) (%S+) (%d+)")
+    move.tries = tries
+    if not held then return move, nil, { "fenced", "", "", move.agent, "", "-", "0", "-" } end
+    if was ~= token or by ~= consumer then
+      return move, { "fenced", "", "", move.agent, "", was, "0", by }
+    end
+    local task = look_up(move.name)
+    move.work = task.delivery == move.delivery and task.assignee == move.agent
+    return move
+  end
+
+  -- Takes back what a refused unit had planned.
+  local function forget(first)
+    for i = #plans, first + 1, -1 do
+      plans[i].gone = true
+      if type(plans[i].old) == "string" then spent[plans[i].agent .. " " .. plans[i].old] = nil end
+      seen[ARGV[plans[i].base]] = nil
+      plans[i] = nil
+    end
+    for task, copy in pairs(saved or {}) do
+      for field, value in pairs(copy) do task[field] = value end
+    end
+  end
+
+  -- Puts what was set aside back into its inbox. Work that goes on with it goes on with the first of its deliveries.
+  local function deliver_again(move, plan)
+    local task, work_entry = plan.task, nil
+    for _, line in ipairs(move.chosen) do
+      local position, priority, _, _, _, work, delivery = match(line, "^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)$")
+      local entry = priority .. "/" .. add(prefix .. "inbox:" .. move.agent .. ":" .. priority, "at", position, "again", "1")
+      if work == "1" then work_entry = work_entry or entry end
+      if not plan.delivers and task.delivery == delivery then
+        task.delivery, task.last = work_entry or entry, task.last or plan
+      end
+    end
+    if plan.delivers then plan.delivery = work_entry or "-" end
+  end
+
+  local function carry_out(move)
+    if move.delivery then
+      if move.kind == "park" then
+        local priority, entry = match(move.delivery, "^(%a+)/(.+)$")
+        local found = call("XRANGE", prefix .. "inbox:" .. move.agent .. ":" .. priority, entry, entry)[1]
+        if found then
+          local line = { found[2][2], priority, move.tries, move.reason, number(now()), move.work and 1 or 0, move.delivery }
+          set_aside(prefix .. "parked:" .. move.agent, move.name, table.concat(line, " "))
+        end
+      end
+    elseif #move.left > 0 then
+      call("HSET", move.parked, move.name, table.concat(move.left, "\n"))
+    else
+      call("HDEL", move.parked, move.name)
+    end
+  end
+
+  local function set_clocks(task, before_it, anew)
+    if task.state == "escalated" then
+      call("ZADD", prefix .. "escalations", now(), task.name)
+    elseif before_it == "escalated" then
+      call("ZREM", prefix .. "escalations", task.name)
+    end
+    local is_due = find("|submitted|working|input-required|", "|" .. task.state .. "|", 1, true)
+    if task.deadline == "-" or not is_due then
+      call("ZREM", prefix .. "deadlines", task.name)
+    elseif anew or (before_it == "escalated" and tonumber(task.deadline) > now()) then
+      -- One that was over before the work went on has been told of, or needs no telling.
+      call("ZADD", prefix .. "deadlines", task.deadline, task.name)
+    end
+  end
+
+  seldom_used = {
+    to_move = to_move, forget = forget, deliver_again = deliver_again, carry_out = carry_out, set_clocks = set_clocks,
+  }
+  return seldom_used
+end
+
+local moves = {}
+local function unit(base, count, words)
+  local first, answers, whole, move, problem, gone = #plans, {}, true, nil, nil, nil
+  saved = (count > 1 or words) and {} or nil
+  if words then
+    move, problem, gone = seldom().to_move(words)
+    if problem then return problem end
+  end
+  for i = 1, count do
+    local answer = decide(base + 9 * (i - 1), move)
+    if answer[1] and answer[1] ~= "repeated" then whole = false end
+    answers[i] = answer
+  end
+  if gone and (#plans > first or not whole) then problem = gone end
+  -- Work that is still open cannot be settled without its outcome: nobody would have it in hand any more.
+  local task = move and move.delivery and look_up(move.name)
+  if task and whole and task.delivery == move.delivery and task.assignee == move.agent then
+    problem = refused("open", task)
+  end
+  if problem then
+    seldom().forget(first)
+    return problem
+  end
+  if whole then
+    -- A repetition that finds every record in the log moves nothing: what it moved then may have been parked again.
+    if move and (move.kind == "settle" or (not gone and #plans > first)) then
+      moves[#moves + 1] = move
+      if move.delivery then spent[move.agent .. " " .. move.delivery] = true end
+      if move.kind ~= "settle" then spent[prefix .. "parked:" .. move.agent .. " " .. move.name] = true end
+    end
+    return answers
+  end
+  if saved then
+    seldom().forget(first)
+    for i, answer in ipairs(answers) do
+      if answer[1] == "other" and type(answer[2]) == "table" and answer[2].gone then
+        answer[2] = ""
+      elseif not answer[1] or (type(answer[2]) == "table" and answer[2].gone) then
+        answers[i] = { "skipped" }
+      end
+    end
+  end
+  return answers
+end
+
+local names, ids, recipients, bases, at = {}, {}, {}, {}, 2
+while at <= #ARGV do
+  local count = ARGV[at] == "1" and 1 or tonumber(match(ARGV[at], "^%d+"))
+  bases[#bases + 1] = at
+  for base = at + 1, at + 9 * count, 9 do
+    local name, recipient = ARGV[base + 4], ARGV[base + 3]
+    ids[#ids + 1] = ARGV[base]
+    if lines[name] == nil then
+      lines[name] = false
+      names[#names + 1] = name
+    end
+    if known[recipient] == nil then
+      known[recipient] = false
+      recipients[#recipients + 1] = recipient
+    end
+  end
+  at = at + 1 + 9 * count
+end
+if #ids > 0 then ask(names, ids, recipients) end
+
+local replies = {}
+for i, base in ipairs(bases) do
+  if ARGV[base] == "1" then
+    saved = nil
+    replies[i] = { decide(base + 1) }
+  else
+    local count, words = match(ARGV[base], "^(%d+) ?(.*)$")
+    replies[i] = unit(base + 1, tonumber(count), words ~= "" and words)
+  end
+end
+
+-- Second pass: write. What can be taken back comes first, what cannot comes last.
 local function write(plan)
   local task, priority = plan.task, plan.priority
-  local id, event, sender, recipient, name, _, seldom, body, source = unpack(ARGV, plan.base, plan.base + 8)
+  local id, event, sender, recipient, name, _, rest, body, source = unpack(ARGV, plan.base, plan.base + 8)
   local kind, position = match(event, "^%a+"), nil
-  if task.root == name and seldom == "- - normal - 1 json -" then
+  if task.root == name and rest == "- - normal - 1 json -" then
     position = add(log, "id", id, "type", kind, "from", sender, "to", recipient, "task", name, "body", body)
   else
-    local _, _, _, _, _, form, origin = unfold(seldom)
+    local _, _, _, _, _, form, origin = unfold(rest)
     local entry = { "id", id, "type", kind, "from", sender, "to", recipient, "task", name }
     local function put(field, value) entry[#entry + 1] = field entry[#entry + 1] = value end
     if task.root ~= name then put("root", task.root) end
@@ -199,25 +391,77 @@ local function write(plan)
     position = add(log, unpack(entry))
   end
   plan.position = position
-  local delivery = add(prefix .. "inbox:" .. recipient .. ":" .. priority, "at", position)
-  if plan.delivers then plan.delivery = priority .. "/" .. delivery end
-  if plan.fences then task.token = mint(meta) end
+  if recipient ~= "@bus" then
+    local delivery = add(prefix .. "inbox:" .. recipient .. ":" .. priority, "at", position)
+    if plan.delivers and not plan.move then plan.delivery = priority .. "/" .. delivery end
+    if not known[recipient] then
+      known[recipient] = true
+      call("SADD", prefix .. "agents", recipient)
+      call("HSET", index, recipient, "")
+    end
+  end
+  if plan.move and plan.move.chosen and plan.move.kind == "replay" then
+    seldom().deliver_again(plan.move, plan)
+  end
+  if plan.fences then task.token = mint(meta, #plans) end
+end
+
+-- Takes deliveries out of inboxes: what is given are priority/entry, by agent.
+local function remove(deliveries)
+  for agent, list in pairs(deliveries) do
+    local entries = {}
+    for _, delivery in ipairs(list) do
+      local priority, entry = match(delivery, "^(%a+)/(.+)$")
+      local inbox = prefix .. "inbox:" .. agent .. ":" .. priority
+      entries[inbox] = entries[inbox] or {}
+      table.insert(entries[inbox], entry)
+    end
+    for inbox, given in pairs(entries) do
+      for first = 1, #given, 1000 do
+        local last = math.min(first + 999, #given)
+        call("XACK", inbox, agent, unpack(given, first, last))
+        call("XDEL", inbox, unpack(given, first, last))
+      end
+    end
+    for first = 1, #list, 1000 do
+      local last = math.min(first + 999, #list)
+      if call("HDEL", prefix .. "held:" .. agent, unpack(list, first, last)) > 0 then
+        call("ZREM", prefix .. "leases:" .. agent, unpack(list, first, last))
+      end
+    end
+  end
 end
 
 local function write_all()
   for _, plan in ipairs(plans) do write(plan) end
-  for _, plan in ipairs(plans) do
-    if plan.old then remove(plan.agent, plan.old) end
+  local gone, has_gone, fields = {}, false, {}
+  local function go(agent, delivery)
+    if type(delivery) == "table" then delivery = delivery.delivery end
+    if delivery == "-" then return end
+    gone[agent], has_gone = gone[agent] or {}, true
+    -- A settlement and its outcome name the same one.
+    if gone[agent][delivery] then return end
+    gone[agent][delivery] = true
+    table.insert(gone[agent], delivery)
   end
-  for i = 0, settlements - 1 do remove(ARGV[4 + 5 * i], ARGV[5 + 5 * i]) end
   for _, plan in ipairs(plans) do
-    local id, name = ARGV[plan.base], ARGV[plan.base + 4]
+    if plan.old then go(plan.agent, plan.old) end
+    if plan.timed then seldom().set_clocks(plan.task, plan.timed, plan.anew) end
+  end
+  for _, move in ipairs(moves) do
+    seldom().carry_out(move)
+    if move.delivery then go(move.agent, move.delivery) end
+  end
+  if has_gone then remove(gone) end
+  for _, plan in ipairs(plans) do
+    fields[#fields + 1] = ARGV[plan.base]
+    fields[#fields + 1] = plan.position
     if plan.task.last == plan then
-      call("HSET", index, id, plan.position, "task:" .. name, record_of(plan.task))
-    else
-      call("HSET", index, id, plan.position)
+      fields[#fields + 1] = "task:" .. ARGV[plan.base + 4]
+      fields[#fields + 1] = record_of(plan.task)
     end
   end
+  for first = 1, #fields, 1000 do call("HSET", index, unpack(fields, first, math.min(first + 999, #fields))) end
 end
 
 local done, problem = pcall(write_all)
@@ -225,11 +469,15 @@ if not done then
   for _, entry in ipairs(added) do redis.pcall("XDEL", entry[1], entry[2]) end
   return type(problem) == "table" and problem or redis.error_reply(tostring(problem))
 end
-for i, reply in ipairs(replies) do
-  if not reply[1] then
-    replies[i] = { "appended", reply.position }
-  elseif type(reply[2]) == "table" then
-    reply[2] = reply[2].position
+for _, answers in ipairs(replies) do
+  for i, answer in ipairs(answers) do
+    if type(answer) == "table" then
+      if not answer[1] then
+        answers[i] = { "appended", answer.position }
+      elseif type(answer[2]) == "table" then
+        answer[2] = answer[2].position
+      end
+    end
   end
 end
 return replies

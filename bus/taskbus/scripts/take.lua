@@ -1,122 +1,262 @@
--- Takes deliveries from an agent's inbox and leases them, in one atomic step: a lost reply strands nothing, for the
--- lease runs out and the delivery is taken again. Lapsed leases first, then by priority.
+-- Takes deliveries from an agent's inbox and leases them, in one atomic step. A call that is repeated, since its reply
+-- was lost, gives what it gave; of a worker that died the lease runs out. The most urgent first, and within a priority
+-- those that come again; after eight more urgent ones in a row comes a less urgent one, if any waits: none starves.
 --
--- KEYS  1 log   2 index   3 meta   4 held   5 leases   6... the inbox, one stream for each priority
--- ARGV  1 prefix   2 agent (and group)   3 consumer   4 at most so many   5 lease in milliseconds   6... priorities
--- Reply 1 for each stream of KEYS its last ID: where to wait for more
---       2 milliseconds until the next lease lapses, -1 without any
---       3 deliveries: {delivery, token, times, position, log entry, record of the task or ""}
+-- KEYS  1 log   2 index   3 meta   4 held   5 leases   6 parked   7 workers   8 bell
+--       9... the inbox, one stream for each priority, the most urgent first
+-- ARGV  1 prefix   2 agent (and group)   3 consumer   4 at most so many   5 lease in milliseconds   6 name of this call
+--       7 tokens of what this consumer has in hand: left to it even where a lease has lapsed   8... priorities
+-- Reply 1 last IDs of the bell and of each stream of the inbox: where to wait for more; empty where there may be more
+--       2 milliseconds until the next lease lapses or the next wait is over, -1 without any
+--       3 deliveries: {delivery, token, tries, position, log entry, record of the task or ""}
 --       4 what stood in the inbox and points at nothing that taskbus wrote: it was taken out
+--       5 the newest fencing token there ever was; it never falls, unless the server lost what it knew
+--       6 the same before this take
+--       7 priorities whose stream, or its group, is not the one that was read before: somebody deleted it
 --
 -- Who holds a delivery stands in `held`, so the group needs one consumer only, and none is left behind.
 
 --[[TASK]]
-local agent, consumer, limit, lease = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
-local log, index, meta, held, leases = unpack(KEYS, 1, 5)
-local deliveries, missing = {}, {}
+--[[INBOX]]
+local call, match = redis.call, string.match
+local prefix, agent, consumer, limit, lease = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+local log, index, meta, held, leases, parked, workers, bell = unpack(KEYS, 1, 8)
+local LESS_URGENT_AFTER = 8
+local deliveries, missing, streams, remade = {}, {}, {}, {}
+local has_parked = call("EXISTS", parked) == 1
+local till = number(now() + lease)
+local took, name_of_call, turn = "took:" .. consumer, ARGV[6], "turn:" .. agent
 
-local function delivery_of(inbox)
-  for i = 6, #KEYS do
-    if KEYS[i] == inbox then return ARGV[i] end
-  end
+local fields = { "token", took, turn }
+for i = 9, #KEYS do fields[i - 5] = "read:" .. agent .. ":" .. ARGV[i - 1] end
+local known = call("HMGET", meta, unpack(fields))
+local before, last_take, urgent = known[1] or "0", known[2], tonumber(known[3] or 0)
+for i = 9, #KEYS do
+  local stream = { key = KEYS[i], priority = ARGV[i - 1], due = {}, mark = fields[i - 5], was_read = known[i - 5] }
+  local exists = call("EXISTS", stream.key) == 1
+  if exists then streams[#streams + 1] = stream end
+  if stream.was_read == "mend" or (stream.was_read and not exists) then remade[#remade + 1] = stream.priority end
 end
 
--- The log entry that an inbox entry points at, with the names of its task and recipient.
+-- The log entry that an inbox entry points at, with the name of its task.
 local function pointed_at(entry)
   if entry[2][1] ~= "at" or not string.find(entry[2][2], "^%d+%-%d+$") then return nil end
-  local found = redis.call("XRANGE", log, entry[2][2], entry[2][2])[1]
+  local found = call("XRANGE", log, entry[2][2], entry[2][2])[1]
   local value = {}
   for i = 1, found and #found[2] or 0, 2 do value[found[2][i]] = found[2][i + 1] end
   if value.id and value.type and value.from and value.to and value.task and value.body
     and (value.form or "xml") == "xml" then
-    return found[2], value.task, value.to
+    return found[2], value.task
   end
 end
 
-local function hold(inbox, entry, times)
-  local delivery = delivery_of(inbox) .. "/" .. entry[1]
-  local fields, name, recipient = pointed_at(entry)
+local function take_out(stream, id, delivery)
+  call("XACK", stream.key, agent, id)
+  call("XDEL", stream.key, id)
+  call("ZREM", leases, delivery)
+  call("HDEL", held, delivery)
+end
+
+local function hold(stream, entry, tries)
+  local delivery = stream.priority .. "/" .. entry[1]
+  local fields, name = pointed_at(entry)
   if not fields then
     missing[#missing + 1] = entry[2][2] or entry[1]
-    redis.call("XACK", inbox, agent, entry[1])
-    redis.call("XDEL", inbox, entry[1])
-    redis.call("ZREM", leases, delivery)
-    redis.call("HDEL", held, delivery)
+    return take_out(stream, entry[1], delivery)
+  end
+  -- What belongs to a parked task waits behind it, unless it was put back from there.
+  if has_parked and entry[2][3] ~= "again" and call("HEXISTS", parked, name) == 1 then
+    local line = call("HGET", index, "task:" .. name)
+    local work = line and read_task(name, line).delivery == delivery
+    local words = { entry[2][2], stream.priority, tries - 1, "behind", number(now()), work and 1 or 0, delivery }
+    set_aside(parked, name, table.concat(words, " "))
+    return take_out(stream, entry[1], delivery)
+  end
+  local token = mint(meta, limit)
+  deliveries[#deliveries + 1] = { delivery, token, tries, entry[2][2], fields, name }
+end
+
+-- A group that is made anew knows nothing of what was taken before: what has a lease or waits, and what stands before
+-- such a one, is pending again and not read a second time.
+local function make_group(stream)
+  local farthest, ms, sequence = "0", 0, 0
+  for _, delivery in ipairs(call("ZRANGE", leases, 0, -1)) do
+    local priority, id = match(delivery, "^(%a+)/(.+)$")
+    local a, b = match(id, "^(%d+)%-(%d+)$")
+    a, b = tonumber(a), tonumber(b)
+    if priority == stream.priority and (a > ms or (a == ms and b > sequence)) then farthest, ms, sequence = id, a, b end
+  end
+  call("XGROUP", "CREATE", stream.key, agent, farthest)
+  call("HSET", meta, stream.mark, stream.was_read and "mend" or "read")
+  if stream.was_read == "read" then remade[#remade + 1] = stream.priority end
+  if farthest == "0" then return end
+  for _, entry in ipairs(call("XRANGE", stream.key, "-", farthest)) do
+    call("XCLAIM", stream.key, agent, "bus", 0, entry[1], "FORCE", "JUSTID")
+  end
+end
+
+-- Takes one that was taken before: its lease has lapsed, or its wait is over.
+local function claim(stream, id)
+  local delivery = stream.priority .. "/" .. id
+  local token, tries = match(call("HGET", held, delivery) or "", "^(%d+) %S+ (%d+)")
+  if token and string.find(ARGV[7], token, 1, true) then return end
+  local claimed = redis.pcall("XCLAIM", stream.key, agent, "bus", 0, id)
+  if claimed.err then
+    make_group(stream)
+    claimed = call("XCLAIM", stream.key, agent, "bus", 0, id)
+  end
+  local entry = claimed[1]
+  if not entry or not entry[2] then
+    -- Its entry is gone: somebody deleted it, or the stream.
+    call("HSET", meta, stream.mark, "mend")
+    call("ZREM", leases, delivery)
+    call("HDEL", held, delivery)
     return
   end
-  local token, till = mint(meta), string.format("%.0f", now() + lease)
-  redis.call("ZADD", leases, till, delivery)
-  redis.call("HSET", held, delivery, token .. " " .. consumer)
-  local line = redis.call("HGET", index, "task:" .. name)
-  if line then
-    local task = read_task(name, line)
-    if task.delivery == delivery and task.assignee == recipient then
-      task.token, task.lease, task.consumer = token, till, consumer
-      line = record_of(task)
-      redis.call("HSET", index, "task:" .. name, line)
-    end
+  if not tries then
+    local pending = call("XPENDING", stream.key, agent, id, id, 1)[1]
+    tries = pending and pending[4] - 1 or 1
   end
-  deliveries[#deliveries + 1] = { delivery, token, times, entry[2][2], fields, line or "" }
+  hold(stream, entry, tries + 1)
 end
 
-local function claim(inbox, id)
-  local claimed = redis.pcall("XCLAIM", inbox, agent, "bus", 0, id)
-  local entry = not claimed.err and claimed[1]
-  if not entry or not entry[2] then return false end
-  local pending = redis.call("XPENDING", inbox, agent, id, id, 1)[1]
-  hold(inbox, entry, pending and pending[4] or 2)
-  return true
-end
-
-for _, delivery in ipairs(redis.call("ZRANGEBYSCORE", leases, "-inf", now(), "LIMIT", 0, limit)) do
-  local priority, id = string.match(delivery, "^(%a+)/(.+)$")
-  if not claim(ARGV[1] .. "inbox:" .. agent .. ":" .. priority, id) then
-    -- Its entry is gone, or its group was destroyed: then it is read again below.
-    redis.call("ZREM", leases, delivery)
-    redis.call("HDEL", held, delivery)
+-- What this very call took before its reply was lost, as far as it is still held.
+local function repeated(taken)
+  for delivery in string.gmatch(taken, "%S+/%S+") do
+    local priority, id = match(delivery, "^(%a+)/(.+)$")
+    local token, by, tries = match(call("HGET", held, delivery) or "", "^(%d+) (%S+) (%d+)")
+    local entry = by == consumer and call("XRANGE", prefix .. "inbox:" .. agent .. ":" .. priority, id, id)[1]
+    local fields, name = nil, nil
+    if entry then fields, name = pointed_at(entry) end
+    if fields then deliveries[#deliveries + 1] = { delivery, token, tonumber(tries), entry[2][2], fields, name } end
   end
 end
 
-local function read(inbox, count)
-  local found = redis.pcall("XREADGROUP", "GROUP", agent, "bus", "COUNT", count, "STREAMS", inbox, ">")
+local function read(stream, count)
+  local found = redis.pcall("XREADGROUP", "GROUP", agent, "bus", "COUNT", count, "STREAMS", stream.key, ">")
   if found and found.err then
-    redis.call("XGROUP", "CREATE", inbox, agent, "0")
-    found = redis.call("XREADGROUP", "GROUP", agent, "bus", "COUNT", count, "STREAMS", inbox, ">")
+    make_group(stream)
+    found = call("XREADGROUP", "GROUP", agent, "bus", "COUNT", count, "STREAMS", stream.key, ">")
   end
   -- The servers answer {{stream, entries}}, or nothing; fakeredis 2.40 {stream, entries}, or an empty array.
   if not found or not found[1] then return {} end
   return type(found[1]) == "table" and found[1][2] or found[2]
 end
 
-local last, pending = {}, 0
-for i = 6, #KEYS do
-  local inbox = KEYS[i]
-  if redis.call("EXISTS", inbox) == 1 then
-    while #deliveries < limit do
-      local entries = read(inbox, limit - #deliveries)
-      if #entries == 0 then break end
-      for _, entry in ipairs(entries) do hold(inbox, entry, 1) end
-    end
-    local info = redis.call("XINFO", "STREAM", inbox)
-    for j = 1, #info, 2 do
-      if info[j] == "last-generated-id" then last[i - 5] = info[j + 1] end
-    end
-    local summary = redis.pcall("XPENDING", inbox, agent)
-    pending = pending + (not summary.err and summary[1] or 0)
+-- Takes at most so many from one stream; how many it took.
+local function draw(stream, most)
+  local before = #deliveries
+  while stream.due[1] and #deliveries - before < most do claim(stream, table.remove(stream.due, 1)) end
+  while not stream.empty and #deliveries - before < most do
+    local entries = read(stream, most - (#deliveries - before))
+    stream.empty = #entries == 0
+    for _, entry in ipairs(entries) do hold(stream, entry, 1) end
   end
-  last[i - 5] = last[i - 5] or "0-0"
+  return #deliveries - before
+end
+
+if last_take and match(last_take, "^%S+") == name_of_call then
+  repeated(last_take)
+  limit = #deliveries
+end
+
+for _, delivery in ipairs(limit == 0 and {} or call("ZRANGEBYSCORE", leases, "-inf", now(), "LIMIT", 0, 1000)) do
+  local priority, id = match(delivery, "^(%a+)/(.+)$")
+  local stands
+  for _, stream in ipairs(streams) do
+    if stream.priority == priority then
+      stream.due[#stream.due + 1] = id
+      stands = true
+    end
+  end
+  if not stands then
+    call("HSET", meta, "read:" .. agent .. ":" .. priority, "mend")
+    call("ZREM", leases, delivery)
+    call("HDEL", held, delivery)
+  end
+end
+
+if #deliveries == limit then
+  streams = {}
+elseif #streams == 1 then
+  draw(streams[1], limit)
+elseif #streams > 1 then
+  local counted, i = urgent, 1
+  while #deliveries < limit and i <= #streams do
+    local room, in_a_row = limit - #deliveries, urgent % (LESS_URGENT_AFTER + 1)
+    if i == #streams then
+      draw(streams[i], room)
+      break
+    elseif in_a_row == LESS_URGENT_AFTER then
+      -- By turns, so that the least urgent has its share also where two others never end.
+      local lower = #streams - i
+      local first = math.floor(urgent / (LESS_URGENT_AFTER + 1)) % lower
+      for j = 0, lower - 1 do
+        if draw(streams[i + 1 + (first + j) % lower], 1) > 0 then break end
+      end
+      urgent = urgent + 1
+    else
+      local drawn = draw(streams[i], math.min(room, LESS_URGENT_AFTER - in_a_row))
+      urgent = urgent + drawn
+      if drawn == 0 then i = i + 1 end
+    end
+  end
+  if urgent ~= counted then call("HSET", meta, turn, number(urgent)) end
 end
 
 -- Pending without a lease: a take that the server refused halfway, or leases that somebody removed.
-if #deliveries == 0 and pending > redis.call("ZCARD", leases) then
-  for i = 6, #KEYS do
-    local strays = redis.pcall("XPENDING", KEYS[i], agent, "-", "+", 1000)
-    for _, stray in ipairs(strays.err and {} or strays) do
-      if #deliveries < limit and redis.call("HEXISTS", held, ARGV[i] .. "/" .. stray[1]) == 0 then
-        claim(KEYS[i], stray[1])
+if #deliveries == 0 then
+  local pending = 0
+  for _, stream in ipairs(streams) do
+    local summary = redis.pcall("XPENDING", stream.key, agent)
+    pending = pending + (not summary.err and summary[1] or 0)
+  end
+  if pending > call("ZCARD", leases) then
+    for _, stream in ipairs(streams) do
+      local strays = redis.pcall("XPENDING", stream.key, agent, "-", "+", 1000)
+      for _, stray in ipairs(strays.err and {} or strays) do
+        if #deliveries < limit and not call("ZSCORE", leases, stream.priority .. "/" .. stray[1]) then
+          claim(stream, stray[1])
+        end
       end
     end
   end
 end
-local nextlapse = redis.call("ZRANGE", leases, 0, 0, "WITHSCORES")[2]
-return { last, nextlapse and math.max(0, math.ceil(tonumber(nextlapse) - now())) or -1, deliveries, missing }
+
+-- Leases, holders and records of all that was taken, in one command each.
+if #deliveries > 0 then
+  local ends, holders, names, written, taken = {}, {}, {}, {}, { name_of_call }
+  for i, delivery in ipairs(deliveries) do
+    ends[2 * i - 1], ends[2 * i] = till, delivery[1]
+    holders[2 * i - 1], holders[2 * i] = delivery[1], delivery[2] .. " " .. consumer .. " " .. delivery[3]
+    names[i] = "task:" .. delivery[6]
+    taken[i + 1] = delivery[1]
+  end
+  call("HSET", meta, took, table.concat(taken, " "))
+  call("ZADD", leases, unpack(ends))
+  call("HSET", held, unpack(holders))
+  local records, tasks = call("HMGET", index, unpack(names)), {}
+  for i, delivery in ipairs(deliveries) do
+    local name = delivery[6]
+    local task = tasks[name] or (records[i] and read_task(name, records[i]))
+    if task and task.delivery == delivery[1] then
+      task.token, task.lease, task.consumer = delivery[2], till, consumer
+      written[#written + 1] = names[i]
+      written[#written + 1] = record_of(task)
+    end
+    tasks[name] = task
+  end
+  if #written > 0 then call("HSET", index, unpack(written)) end
+  for i, delivery in ipairs(deliveries) do
+    delivery[6] = tasks[delivery[6]] and record_of(tasks[delivery[6]]) or ""
+  end
+end
+call("ZADD", workers, now(), agent .. " " .. consumer)
+
+local last = {}
+if #deliveries < limit then
+  for i = 8, #KEYS do last[#last + 1] = ending(KEYS[i]) end
+end
+local lapse = call("ZRANGE", leases, 0, 0, "WITHSCORES")[2]
+return { last, lapse and math.max(0, math.ceil(tonumber(lapse) - now())) or -1, deliveries, missing,
+         newest and number(newest) or before, before, remade }

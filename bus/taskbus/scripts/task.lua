@@ -1,6 +1,7 @@
 -- The record of a task: one line of fourteen words in the index, under `task:<id>`, "-" for what is empty. Beside the
 -- envelopes' IDs it is read and written with them in one command, which is what an append spends its time on.
--- Numbers stay as the words they are until somebody counts with them.
+-- Numbers stay as the words they are until somebody counts with them. The root is "." where the task is its own.
+-- Of a task that has ended for good, only what refuses its late messages is kept.
 
 local clock
 local function now()
@@ -11,16 +12,21 @@ local function now()
   return clock
 end
 
--- A fencing token: greater than each one before, also than those that a restored or truncated log has forgotten.
-local function mint(meta)
-  local token = redis.call("HINCRBY", meta, "token", 1)
-  if token < now() then
-    token = now()
-    redis.call("HSET", meta, "token", string.format("%.0f", token))
+local function number(value) return string.format("%.0f", value) end
+
+-- Fencing tokens: greater than each one before, also than those that a restored or truncated log has forgotten. So
+-- many as the call can need are put aside at once.
+local newest
+local function mint(meta, most)
+  if not newest then
+    newest = math.max(tonumber(redis.call("HGET", meta, "token") or 0), now() - 1)
+    redis.call("HSET", meta, "token", number(newest + most))
   end
-  return string.format("%.0f", token)
+  newest = newest + 1
+  return number(newest)
 end
 
+-- Sixteen fields: one more would double the table, and an append of a new task cost half as much again.
 local function read_task(name, line)
   local task = { name = name, state = "", delegator = "", assignee = "", coordinator = "", attempt = "0", review = "1",
                  token = "0", lease = "0", root = "", delivery = "-", consumer = "-", parent = "-", deadline = "-",
@@ -29,6 +35,7 @@ local function read_task(name, line)
     task.state, task.delegator, task.assignee, task.coordinator, task.attempt, task.review, task.token, task.lease,
       task.root, task.delivery, task.consumer, task.parent, task.deadline, task.cause = string.match(line,
       "^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)$")
+    if task.root == "." then task.root = name end
   end
   return task
 end
@@ -36,9 +43,9 @@ end
 local function record_of(task)
   -- Made in this very call, the delivery stands in the plan that made it.
   local delivery = type(task.delivery) == "table" and task.delivery.delivery or task.delivery
+  local root, cause = task.root == task.name and "." or task.root, task.cause
+  if string.find("--[[ENDED]]", "|" .. task.state .. "|", 1, true) then cause = "-" end
   return task.state .. " " .. task.delegator .. " " .. task.assignee .. " " .. task.coordinator .. " "
-    .. task.attempt .. " " .. task.review .. " " .. task.token .. " " .. task.lease .. " " .. task.root .. " "
-    .. delivery .. " " .. task.consumer .. " " .. task.parent .. " " .. task.deadline .. " "
-    .. task.cause
+    .. task.attempt .. " " .. task.review .. " " .. task.token .. " " .. task.lease .. " " .. root .. " "
+    .. delivery .. " " .. task.consumer .. " " .. task.parent .. " " .. task.deadline .. " " .. cause
 end
-

@@ -1,0 +1,319 @@
+"""Handling: what becomes of each delivery that a worker holds, from its take until the server has carried it out.
+
+Calls the handler, and decides: settled with its outcomes, given back for another try or until a quota is reset, or
+parked. A delivery that is somebody else's by now is dropped. Owned by the worker, which takes and renews.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import anyio
+
+from taskbus.append import all_appended
+from taskbus.codec import JSON, Document, encode
+from taskbus.delivery import Release
+from taskbus.envelope import Acknowledgment, now
+from taskbus.errors import (
+    Conflict,
+    DuplicateID,
+    Failure,
+    Fenced,
+    InvalidEnvelope,
+    NotFound,
+    Permanent,
+    Retryable,
+    TaskbusError,
+    TimedOut,
+    Unavailable,
+    UsageError,
+)
+from taskbus.setbacks import Setback, printable, records, single
+from taskbus.work import Handler, Outcome, Returned, Settled, Work, outcomes
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from taskbus.append import Answers, Appended, Unit
+    from taskbus.client import Bus
+    from taskbus.delivery import Delivery, Inbox
+    from taskbus.envelope import AnyEnvelope
+    from taskbus.settling import Settling
+    from taskbus.terms import Terms
+
+_LOG = logging.getLogger("taskbus.worker")
+# Without a handler of its own, Python prints what nobody configured logging for: a library must not.
+logging.getLogger("taskbus").addHandler(logging.NullHandler())
+_SOON = 0.1
+"""Seconds that what waits for a quota waits at least."""
+
+
+@dataclass(eq=False, slots=True)
+class Held:
+    """A delivery in a worker's hands. `since` is when its lease began last, on anyio's clock.
+
+    `acknowledging` is set once the log has its acknowledgment, where it needs one and that was asked for. Its handler
+    runs in `scope`. It is decided once there is nothing left but to tell the server; lost when it is somebody else's;
+    recalled when it is to be handed back instead of finished.
+    """
+
+    delivery: Delivery
+    since: float
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    acknowledging: anyio.Event | None = None
+    is_asked: bool = False
+    is_decided: bool = False
+    is_lost: bool = False
+    is_recalled: bool = False
+
+
+class Handling:
+    """Everything that one worker holds. `held` are its deliveries by token.
+
+    `begin` is called before each handler, and `on_change` when there is less in hand, or more.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        inbox: Inbox,
+        handler: Handler,
+        terms: Terms,
+        settling: Settling,
+        *,
+        begin: Callable[[Held], Awaitable[None]],
+        report: Callable[[str], None],
+        on_change: Callable[[], None],
+        on_settled: Settled | None,
+    ) -> None:
+        self._bus = bus
+        self._inbox = inbox
+        self._handler = handler
+        self._terms = terms
+        self._settling = settling
+        self._begin = begin
+        self._report = report
+        self._on_change = on_change
+        self._on_settled = on_settled
+        self.held: dict[int, Held] = {}
+        self.settled = 0
+
+    def hold(self, deliveries: Sequence[Delivery], since: float) -> list[Held]:
+        """Have deliveries in hand from now on; `since` is when they were taken."""
+        mine = {held.delivery.name: held for held in self.held.values()}
+        taken = [Held(delivery, since) for delivery in deliveries]
+        for held in taken:
+            if (before := mine.get(held.delivery.name)) is not None:
+                self.lose(before, "its lease had lapsed, and it was taken again.")
+            self.held[held.delivery.token] = held
+        self._on_change()
+        return taken
+
+    def acknowledge(self, taken: Sequence[Held]) -> None:
+        """Have what is new work acknowledged, unless that was done when something else had to be told of it."""
+        for held in taken:
+            self._acknowledge(held)
+
+    def _acknowledge(self, held: Held) -> None:
+        """Acknowledge new work, once; what is given up without being handled is not."""
+        delivery = held.delivery
+        if held.is_asked:
+            return
+        held.is_asked = True
+        if delivery.state != "submitted" or not delivery.is_work or delivery.tries > self._terms.attempts:
+            return
+        try:
+            reply = self._work(held).reply(Outcome(Acknowledgment(accepted=True)), number=0)
+        except InvalidEnvelope:
+            return
+
+        def acknowledged(answer: Answers | TaskbusError) -> None:
+            try:
+                all_appended(answer)
+            except TaskbusError as error:
+                self.lose(held, error.message)
+            event, held.acknowledging = held.acknowledging, None
+            if event is not None:
+                event.set()
+
+        held.acknowledging = anyio.Event()
+        # Composed here of parts that are valid, it needs no check, which costs more than all the rest of it.
+        unit = self._inbox.publication(delivery, Document(reply, encode(reply), JSON))
+        self._settling.settle(delivery.token, unit, acknowledged)
+
+    def _work(self, held: Held) -> Work:
+        """The delivery as its handler sees it. Raises InvalidEnvelope for what cannot be decoded."""
+        delivery = held.delivery
+
+        async def acknowledged() -> None:
+            self._acknowledge(held)
+            if held.acknowledging is not None:
+                await held.acknowledging.wait()
+
+        reply_to = delivery.known.delegator if delivery.known else delivery.entry.sender
+        return Work(self._bus, delivery, delivery.entry.envelope, reply_to, acknowledged)
+
+    async def handle(self, held: Held) -> None:
+        """Call the handler, and decide what becomes of the delivery."""
+        delivery = held.delivery
+        try:
+            work = self._work(held)
+        except InvalidEnvelope as error:
+            self._set_back(held, Setback("undecodable", printable(error.message)))
+            return
+        if delivery.tries > self._terms.attempts:
+            self._set_back(held, Setback("lost", "the workers that had it were lost, or did not end it in time"))
+            return
+        try:
+            with held.scope:
+                await self._begin(held)
+                if self._terms.hard_limit is not None:
+                    held.scope.deadline = anyio.current_time() + self._terms.hard_limit
+                if not held.is_lost:
+                    self._returned(held, work, await self._handler(work))
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # Nobody cancels the handler: something that it awaited was cancelled, which must not end the worker.
+            self._failed(held, Retryable("something that the handler waited for was cancelled"))
+        except Exception as error:  # noqa: BLE001 - the handler's failure is the delivery's, not the worker's
+            self._failed(held, error)
+        if held.scope.cancelled_caught:
+            self._cut_off(held)
+
+    def _returned(self, held: Held, work: Work, returned: Returned) -> None:
+        if held.is_lost:
+            return
+        try:
+            found = outcomes(work, returned)
+            unit = self._inbox.settlement(held.delivery, found)
+        except (InvalidEnvelope, UsageError) as error:
+            self._refused(held, error)
+        else:
+            self._settle(held, found, unit)
+
+    def _cut_off(self, held: Held) -> None:
+        """What becomes of a delivery whose handler was cancelled."""
+        if held.is_lost:
+            return
+        if held.is_recalled:
+            self.hand_back(held)
+        else:
+            self._set_back(
+                held, Setback("timed-out", f"the handler ran into its limit of {self._terms.hard_limit:g} s")
+            )
+
+    def _failed(self, held: Held, raised: Exception) -> None:
+        error, entry = single(raised), held.delivery.entry
+        if held.is_lost:
+            return
+        if self._is_fenced(held, error):
+            self.lose(held, str(error))
+            return
+        if not isinstance(error, (Failure, Unavailable, TimedOut)):
+            _LOG.error("The handler of %s failed on %s %s", held.delivery.agent, entry.type, entry.id, exc_info=raised)
+        if held.scope.cancel_called:
+            self._cut_off(held)  # it failed because it was cancelled
+        else:
+            self._set_back(held, Setback.of(error))
+
+    def _is_fenced(self, held: Held, error: Exception) -> bool:
+        """Whether somebody else has the delivery. What is no work has no token, so nothing of it stands under one."""
+        delivery = held.delivery
+        return isinstance(error, Fenced) and error.task in (None, delivery.task) and delivery.is_work
+
+    def _set_back(self, held: Held, setback: Setback) -> None:
+        """Try it again, let it wait for its quota, or park it: what the reason asks for."""
+        delivery, terms = held.delivery, self._terms
+        what = f"The {delivery.entry.type} of task {delivery.task}"
+        if setback.until is not None:
+            self._report(f"{what} waits until {setback.until.isoformat(timespec='seconds')}: {setback.message}")
+            # A reset that is over already, by this clock, must not become a loop without a pause.
+            wait = max((setback.until - now()).total_seconds(), terms.pause(1), _SOON)
+            self._release(held, Release(delivery, wait, reason=setback.reason))
+        elif setback.reason == "retryable" and delivery.tries < terms.attempts:
+            pause = terms.pause(delivery.tries)
+            tries = f"{delivery.tries} of {terms.attempts} tries"
+            self._report(f"{what} failed ({tries}), and is tried again in {pause:.1f} s: {setback.message}")
+            self._release(held, Release(delivery, pause, counts=True, reason=setback.reason))
+        else:
+            self._report(f"{what} is parked ({setback.reason}): {setback.message}")
+            self._park(held, setback, open_work=delivery.is_work)
+
+    def _park(self, held: Held, setback: Setback, *, open_work: bool) -> None:
+        told = records(held.delivery, setback, open_work=open_work)
+
+        def parked(answer: Answers | TaskbusError) -> None:
+            try:
+                appended = all_appended(answer)
+            except Fenced as error:
+                self.lose(held, error.message)
+            except (Conflict, NotFound) as error:
+                if open_work:  # the task went on beside its delivery: there is nothing to escalate any more
+                    self._park(held, setback, open_work=False)
+                else:
+                    self.lose(held, error.message)
+            else:
+                self._done(held, told, appended)
+
+        held.is_decided = True
+        unit = self._inbox.settlement(held.delivery, told, setback.reason)
+        self._settling.settle(held.delivery.token, unit, parked)
+
+    def _settle(self, held: Held, found: Sequence[AnyEnvelope | Document], unit: Unit) -> None:
+        def settled(answer: Answers | TaskbusError) -> None:
+            try:
+                appended = all_appended(answer)
+            except DuplicateID as error:
+                if error.envelope in {held.delivery.outcome_id(number + 1) for number in range(len(found))}:
+                    # An attempt before this one has published its outcome: that one stands.
+                    self._report(f"The outcome of task {held.delivery.task} stands already, from an earlier attempt.")
+                    self._settle(held, (), self._inbox.settlement(held.delivery))
+                else:
+                    self._refused(held, error)
+            except (Conflict, NotFound) as error:
+                self._refused(held, error)
+            else:
+                self._done(held, found, appended)
+
+        self._acknowledge(held)  # before whatever ends the work
+        held.is_decided = True
+        self._settling.settle(held.delivery.token, unit, settled)
+
+    def _refused(self, held: Held, error: TaskbusError) -> None:
+        """The outcome is not valid or not legal: trying again would not change that."""
+        if self._is_fenced(held, error):
+            self.lose(held, error.message)
+            return
+        self._set_back(held, Setback.of(Permanent(f"the outcome was refused: {error.message}")))
+
+    def hand_back(self, held: Held) -> None:
+        """Give it back as if it had never been taken: whoever comes first takes it."""
+        self._report(f"The {held.delivery.entry.type} of task {held.delivery.task} is handed back.")
+        self._release(held, Release(held.delivery))
+
+    def lose(self, held: Held, why: str) -> None:
+        """Somebody else has it, or nobody needs it any more: its handler is cancelled, and nothing published."""
+        if not held.is_lost:
+            held.is_lost = True
+            held.scope.cancel()
+            self._report(f"Task {held.delivery.task} is no longer ours: {why}")
+            self._forget(held)
+
+    def _release(self, held: Held, release: Release) -> None:
+        held.is_decided = held.is_asked = True
+        self._settling.release(release, lambda: self._forget(held))
+
+    def _done(self, held: Held, found: Sequence[AnyEnvelope | Document], appended: list[Appended]) -> None:
+        self._forget(held)
+        self.settled += 1
+        if self._on_settled is not None:
+            self._on_settled(held.delivery, found, appended)
+
+    def _forget(self, held: Held) -> None:
+        self.held.pop(held.delivery.token, None)
+        self._on_change()

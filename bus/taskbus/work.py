@@ -1,0 +1,108 @@
+"""Work: one delivery as a handler sees it, and what a handler may make of it.
+
+A handler is one coroutine function from a `Work` to its outcome: a payload, several, or None. It raises a `Failure`
+where it cannot make one. Called by the worker; knows nothing of leases and settling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias, cast
+
+from taskbus.codec import Document
+from taskbus.envelope import Envelope, Payload, Status, Usage, compose
+from taskbus.errors import UsageError
+
+if TYPE_CHECKING:
+    from taskbus.append import Appended
+    from taskbus.client import Bus
+    from taskbus.delivery import Delivery
+    from taskbus.envelope import AnyEnvelope
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A payload with what models used for it; to another recipient than the delegator, where one is named."""
+
+    payload: Payload
+    usage: tuple[Usage, ...] = ()
+    recipient: str | None = None
+
+
+async def _at_once() -> None:
+    """Nothing has to be acknowledged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One delivery, as a handler sees it. `envelope` is the message; `bus` is there to read and publish more.
+
+    The worker acknowledges new work while its handler begins; `await acknowledged()` before publishing anything about
+    the task beside what is said and returned.
+    """
+
+    bus: Bus
+    delivery: Delivery
+    envelope: AnyEnvelope
+    reply_to: str
+    acknowledged: Callable[[], Awaitable[None]] = _at_once
+
+    async def say(self, status: Payload) -> None:
+        """Publish how far the work is, under this delivery's token. Whatever ends the work is returned instead."""
+        if not isinstance(status, Status):
+            raise UsageError(f"A handler cannot say this and go on: {status.TYPE}.", advice="Return it as the outcome.")
+        await self.acknowledged()
+        await self.bus.publish(self.reply(Outcome(status)), token=self.delivery.token)
+
+    def reply(self, outcome: Outcome, *, number: int | None = None) -> AnyEnvelope:
+        """The envelope of an outcome: from this agent to the delegator, caused by this delivery.
+
+        With its `number` among the delivery's outcomes it has the ID that the delivery gives it.
+        """
+        return compose(
+            outcome.payload,
+            sender=self.delivery.agent,
+            recipient=outcome.recipient or self.reply_to,
+            task=self.delivery.task,
+            root=self.delivery.entry.root,
+            priority=self.envelope.priority,
+            cause=self.envelope,
+            usage=outcome.usage,
+            id=self.delivery.outcome_id(number) if number is not None else None,
+        )
+
+
+Returned: TypeAlias = "Payload | Outcome | Sequence[Payload | Outcome | AnyEnvelope | Document] | None"
+Handler: TypeAlias = Callable[[Work], Awaitable[Returned]]
+Settled: TypeAlias = "Callable[[Delivery, Sequence[AnyEnvelope | Document], Sequence[Appended]], None]"
+"""Told of each delivery that was settled or parked: with which outcomes or records, and where they stand in the log."""
+
+
+def outcomes(work: Work, returned: Returned) -> list[AnyEnvelope | Document]:
+    """What a handler returned, as envelopes. Raises UsageError for what is none of what it may return."""
+    return [
+        work.reply(item, number=number) if isinstance(item, Outcome) else item
+        for number, item in enumerate(_listed(returned), start=1)
+    ]
+
+
+def _listed(returned: Returned) -> list[Outcome | AnyEnvelope | Document]:
+    if returned is None:
+        return []
+    if isinstance(returned, Outcome | Payload):
+        returned = [returned]
+    # What a handler returns is the user's: its annotation is no promise.
+    found = cast("object", returned)
+    if not isinstance(found, Sequence) or isinstance(found, str | bytes):
+        raise _wrong(type(found).__name__)
+    items = cast("Sequence[object]", found)
+    if strangers := [each for each in items if not isinstance(each, Outcome | Payload | Envelope | Document)]:
+        raise _wrong(f"{type(items).__name__} with {type(strangers[0]).__name__} in it")
+    return [Outcome(item) if isinstance(item, Payload) else item for item in returned]
+
+
+def _wrong(returned: str) -> UsageError:
+    return UsageError(
+        f"the handler returned {returned}; expected a payload such as Completion, an Outcome, a list of them, or None"
+    )
