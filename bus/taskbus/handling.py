@@ -120,7 +120,7 @@ class Handling:
     def _acknowledge(self, held: Held) -> None:
         """Acknowledge new work, once; what is given up without being handled is not."""
         delivery = held.delivery
-        if held.is_asked:
+        if held.is_asked or held.is_decided or held.is_lost:
             return
         held.is_asked = True
         if delivery.state != "submitted" or not delivery.is_work or delivery.tries > self._terms.attempts:
@@ -229,6 +229,7 @@ class Handling:
     def _set_back(self, held: Held, setback: Setback) -> None:
         """Try it again, let it wait for its quota, or park it: what the reason asks for."""
         delivery, terms = held.delivery, self._terms
+        self._acknowledge(held)  # it was taken on, however soon it failed
         what = f"The {delivery.entry.type} of task {delivery.task}"
         if setback.until is not None:
             self._report(f"{what} waits until {setback.until.isoformat(timespec='seconds')}: {setback.message}")

@@ -86,9 +86,12 @@ class Settling:
     async def _step(self) -> None:
         if self._units:
             await self._settle(self._units[: self._most])
-        if releases := self._releases[:BATCH]:
+        # What is still to be said of a delivery is said before it is given back.
+        unsaid = {token for token, _, _ in self._units}
+        releases = [each for each in self._releases if each[0].delivery.token not in unsaid][:BATCH]
+        if releases:
             await self._asked(lambda: self._inbox.release([each for each, _ in releases]))
-            del self._releases[: len(releases)]
+            self._releases = [each for each in self._releases if each not in releases]
             for _, then in releases:
                 then()
 

@@ -259,7 +259,7 @@ async def test_a_failover_is_gone_on_with(backend, namespace, tmp_path):
                 envelopes = [await delegated(bus) for _ in range(5)]
                 async with at_work(bus.worker("@kilo", meeting, lease=1.0)):
                     await meeting.of(1)
-                    assert await primary.execute("WAIT", 1, 5000) == 1
+                    await eventually(partial(is_level, primary, replica))
                     first.kill()
                     await replica.execute("REPLICAOF", "NO", "ONE")
                     socket.unlink()
@@ -276,6 +276,13 @@ async def test_a_failover_is_gone_on_with(backend, namespace, tmp_path):
 async def is_linked(replica):
     """Whether a replica has copied everything, and hears what is new."""
     return b"master_link_status:up" in await replica.execute("INFO", "replication")
+
+
+async def is_level(primary, replica):
+    """Whether a replica has everything that its primary has."""
+    texts = [await each.execute("INFO", "replication") for each in (primary, replica)]
+    primary_at, replica_at = [text.partition(b"master_repl_offset:")[2].split(b"\r\n")[0] for text in texts]
+    return primary_at == replica_at
 
 
 async def password(connection):

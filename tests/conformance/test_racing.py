@@ -16,7 +16,7 @@ from taskbus.envelope import Acknowledgment, Delegation, compose
 
 pytestmark = [pytest.mark.anyio, pytest.mark.needs("blocking", "sharing")]
 
-DELIVERIES, PROCESSES, WORKERS, TAKES = 1000, 2, 32, 10
+DELIVERIES, PROCESSES, WORKERS, TAKES = 1000, 2, 32, 8
 
 
 async def lines(process):

@@ -410,7 +410,7 @@ def word_of(error):
     return {Fenced: "fenced", Moved: "moved"}[type(error)]
 
 
-@pytest.mark.parametrize(("server", "runs"), [("fakeredis", 20), ("valkey", 40)])
+@pytest.mark.parametrize(("server", "runs"), [("fakeredis", 15), ("valkey", 30)])
 def test_deliveries_are_where_a_plain_model_has_them(request, server, runs):
     """Whatever is done in whatever order, the server and the model agree after each step."""
     where = None if server == "fakeredis" else request.getfixturevalue(server)

@@ -35,6 +35,8 @@ from tests.taskbus.workplace import (
 
 pytestmark = pytest.mark.anyio
 
+# While an fsync is under way, `everysec` puts off its writes, for two seconds at most: a crash would take them along.
+DURABLE = ("--appendfsync", "always")
 # A worker as a process of its own: it says when it begins with a delivery, and everything that it reports.
 WORKER = """
 import sys, anyio
@@ -77,13 +79,13 @@ class Fragile:
 
     async def back(self):
         """Start it again."""
-        self.server = await anyio.to_thread.run_sync(start, bundled_binary(), self.server.folder)
+        self.server = await anyio.to_thread.run_sync(start, bundled_binary(), self.server.folder, *DURABLE)
 
 
 @pytest.fixture
 async def fragile(namespace):
     """A server of this test alone."""
-    with running(bundled_binary()) as server:
+    with running(bundled_binary(), *DURABLE) as server:
         async with Connection.open(server.url, timeout=0.3) as connection:
             fragile = Fragile(server, Bus(connection, namespace))
             yield fragile

@@ -29,32 +29,19 @@ local RULES, WORK, TO_ASSIGNEE = "--[[RULES]]", "--[[WORK]]", "--[[TO_ASSIGNEE]]
 
 --[[TASK]]
 -- What the index holds of this call's tasks, envelopes and recipients; asked for in one command.
-local lines, positions, known, tasks = {}, {}, {}, {}
-local function ask(names, ids, recipients)
-  local fields, count = {}, #names
-  for i = 1, count do fields[i] = "task:" .. names[i] end
-  for i = 1, #ids do fields[count + i] = ids[i] end
-  for i = 1, #recipients do fields[count + #ids + i] = recipients[i] end
-  for first = 1, #fields, 1000 do
-    local found = call("HMGET", index, unpack(fields, first, math.min(first + 999, #fields)))
-    for i = 1, #found do
-      local at = first + i - 1
-      if at <= count then
-        lines[names[at]] = found[i]
-      elseif at <= count + #ids then
-        positions[ids[at - count]] = found[i]
-      else
-        known[recipients[at - count - #ids]] = found[i]
-      end
-    end
-  end
-end
-
+-- A call with a single envelope does without most tables: to make them takes longer than what is done with them.
+local single = #ARGV == 11 and ARGV[2] == "1"
+local tasks, lines, positions, known, knows, seldom = {}, nil, nil, nil, false, nil
+if not single then lines, positions, known = {}, {}, {} end
 local function look_up(name)
   local task = tasks[name]
   if not task then
-    if lines[name] == nil then ask({ name }, {}, {}) end
-    task = read_task(name, lines[name])
+    if single then
+      task = read_task(name, call("HGET", index, "task:" .. name))
+    else
+      if lines[name] == nil then seldom().ask({ name }, {}, {}) end
+      task = read_task(name, lines[name])
+    end
     tasks[name] = task
   end
   return task
@@ -73,46 +60,33 @@ local function permitted(roles, task, sender)
     or find(roles, "anyone", 1, true)
 end
 
--- Whether the log holds the same document at a position; what was trimmed cannot be compared.
-local function same(position, body)
-  local entry = call("XRANGE", log, position, position)[1]
-  if not entry then return true end
-  for i = 1, #entry[2], 2 do
-    if entry[2][i] == "body" then return entry[2][i + 1] == body end
-  end
-end
-
 -- What is seldom other than usual.
-local function unfold(seldom)
-  if seldom == "- - normal - 1 json -" then return "-", "-", "normal", "-", "1", "json", "-" end
-  return match(seldom, "^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)$")
+local function unfold(rest)
+  if rest == "- - normal - 1 json -" then return "-", "-", "normal", "-", "1", "json", "-" end
+  return match(rest, "^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)$")
 end
 
 -- First pass: decide. A plan is both the note of what to write and the answer to fill in; `saved` are the tasks as
 -- they were before a unit that may still be refused after some of it was planned.
 -- `spent` are the deliveries, and the lists of parked ones, that earlier units of this call have moved already.
-local plans, seen, saved, spent = {}, {}, nil, {}
-local function keep(task)
-  if not saved or saved[task] then return end
-  local copy = {}
-  for field, value in pairs(task) do copy[field] = value end
-  saved[task] = copy
-end
-
-local function decide(base, move)
-  local id, event, sender, recipient, name, token, seldom, body = unpack(ARGV, base, base + 7)
-  local parent, root, priority, deadline, review = unfold(seldom)
-  local first = seen[id]
+local plans, moves, seen, saved, spent = {}, nil, nil, nil, nil
+if not single then moves, seen, spent = {}, {}, {} end
+local function decide(base, move, position)
+  local id, event, sender, recipient, name, token, rest, body = unpack(ARGV, base, base + 7)
+  local parent, root, priority, deadline, review = unfold(rest)
+  local first = seen and seen[id]
   if first then return { ARGV[first.base + 7] == body and "repeated" or "other", first } end
-  local task, position = look_up(name), positions[id]
-  if position then return { same(position, body) and "repeated" or "other", position } end
+  local task = look_up(name)
+  if position then return { seldom().same(position, body) and "repeated" or "other", position } end
   local before_it = task.state
   local new, works = before_it == "", sender ~= "@bus" and find(WORK, "|" .. event .. "|", 1, true)
   if new and event ~= "delegation" then return refused("unknown", task) end
-  if find(token, "=", 1, true) == 1 then
-    if task.last or call("HGET", index, "task:" .. name) ~= string.sub(token, 2) then return refused("moved", task) end
-  elseif works and token ~= "" and (token ~= task.token or token == "0") then
-    return refused("fenced", task)
+  if token ~= "" then
+    if find(token, "=", 1, true) == 1 then
+      if task.last or call("HGET", index, "task:" .. name) ~= string.sub(token, 2) then return refused("moved", task) end
+    elseif works and (token ~= task.token or token == "0") then
+      return refused("fenced", task)
+    end
   end
   local parks = find(event, "parking", 1, true)
   local _, before = find(RULES, "|" .. before_it .. " " .. event .. ">", 1, true)
@@ -130,7 +104,7 @@ local function decide(base, move)
   local by_hand = works and token == ""
   if by_hand and task.lease ~= "0" and tonumber(task.lease) > now() then return refused("held", task) end
 
-  if saved then keep(task) end
+  if saved then seldom().keep(task) end
   if unreviewed ~= "-" and task.review == "0" then to = unreviewed end
   local stays = to == "submitted" or to == "working"
   local records = parks and event ~= "parking:resumed"
@@ -162,7 +136,7 @@ local function decide(base, move)
   end
   local changes = removes or delivers or to ~= before_it or event == "escalation"
   if removes then
-    if type(task.delivery) == "string" then spent[plan.agent .. " " .. task.delivery] = true end
+    if spent and type(task.delivery) == "string" then spent[plan.agent .. " " .. task.delivery] = true end
     task.lease, task.consumer, task.delivery = "0", "-", "-"
   end
   if delivers then task.delivery = plan end
@@ -171,7 +145,7 @@ local function decide(base, move)
   if changes or task.last then task.last = plan end
   task.state = to
   if attempt == "1" then task.attempt = string.format("%d", task.attempt + 1) end
-  seen[id] = plan
+  if seen then seen[id] = plan end
   plans[#plans + 1] = plan
   return plan
 end
@@ -179,16 +153,53 @@ end
 local added = {}
 local function add(stream, ...)
   local entry = call("XADD", stream, "*", ...)
-  added[#added + 1] = { stream, entry }
+  added[#added + 1] = stream
+  added[#added + 1] = entry
   return entry
 end
 
 -- What most calls do without. A function is made anew in each call that defines it, and five of them cost an append a
 -- tenth of its time: these are made when they are first needed.
 local seldom_used
-local function seldom()
+function seldom()
   if seldom_used then return seldom_used end
 --[[INBOX]]
+  local function ask(names, ids, recipients)
+    local fields, count = {}, #names
+    for i = 1, count do fields[i] = "task:" .. names[i] end
+    for i = 1, #ids do fields[count + i] = ids[i] end
+    for i = 1, #recipients do fields[count + #ids + i] = recipients[i] end
+    for first = 1, #fields, 1000 do
+      local found = call("HMGET", index, unpack(fields, first, math.min(first + 999, #fields)))
+      for i = 1, #found do
+        local at = first + i - 1
+        if at <= count then
+          lines[names[at]] = found[i]
+        elseif at <= count + #ids then
+          positions[ids[at - count]] = found[i]
+        else
+          known[recipients[at - count - #ids]] = found[i]
+        end
+      end
+    end
+  end
+
+  -- Whether the log holds the same document at a position; what was trimmed cannot be compared.
+  local function same(position, body)
+    local entry = call("XRANGE", log, position, position)[1]
+    if not entry then return true end
+    for i = 1, #entry[2], 2 do
+      if entry[2][i] == "body" then return entry[2][i + 1] == body end
+    end
+  end
+
+  local function keep(task)
+    if not saved or saved[task] then return end
+    local copy = {}
+    for field, value in pairs(task) do copy[field] = value end
+    saved[task] = copy
+  end
+
   -- What a unit says of a delivery: what to do with it, and why it cannot be done. A delivery that is gone was settled
   -- before: by this very call, whose outcomes are then in the log, or by somebody else; `moved` where lines are.
   local function to_move(words)
@@ -290,85 +301,133 @@ local function seldom()
     end
   end
 
+  local function unit(base, count, words)
+    local first, answers, whole, move, problem, gone = #plans, {}, true, nil, nil, nil
+    saved = (count > 1 or words) and {} or nil
+    if words then
+      move, problem, gone = to_move(words)
+      if problem then return problem end
+    end
+    for i = 1, count do
+      local answer = decide(base + 9 * (i - 1), move, positions[ARGV[base + 9 * (i - 1)]])
+      if answer[1] and answer[1] ~= "repeated" then whole = false end
+      answers[i] = answer
+    end
+    if gone and (#plans > first or not whole) then problem = gone end
+    -- Work that is still open cannot be settled without its outcome: nobody would have it in hand any more.
+    local task = move and move.delivery and look_up(move.name)
+    if task and whole and task.delivery == move.delivery and task.assignee == move.agent then
+      problem = refused("open", task)
+    end
+    if problem then
+      forget(first)
+      return problem
+    end
+    if whole then
+      -- A repetition that finds every record in the log moves nothing: what it moved then may have been parked again.
+      if move and (move.kind == "settle" or (not gone and #plans > first)) then
+        moves[#moves + 1] = move
+        if move.delivery then spent[move.agent .. " " .. move.delivery] = true end
+        if move.kind ~= "settle" then spent[prefix .. "parked:" .. move.agent .. " " .. move.name] = true end
+      end
+      return answers
+    end
+    if saved then
+      forget(first)
+      for i, answer in ipairs(answers) do
+        if answer[1] == "other" and type(answer[2]) == "table" and answer[2].gone then
+          answer[2] = ""
+        elseif not answer[1] or (type(answer[2]) == "table" and answer[2].gone) then
+          answers[i] = { "skipped" }
+        end
+      end
+    end
+    return answers
+  end
+
+  -- Takes the deliveries out of their inboxes whose work has ended, or that were settled or parked.
+  local function remove()
+    local gone = {}
+    local function go(agent, delivery)
+      if type(delivery) == "table" then delivery = delivery.delivery end
+      gone[agent] = gone[agent] or {}
+      -- A settlement and its outcome name the same one.
+      if delivery ~= "-" and not gone[agent][delivery] then
+        gone[agent][delivery] = true
+        table.insert(gone[agent], delivery)
+      end
+    end
+    for _, plan in ipairs(plans) do
+      if plan.old then go(plan.agent, plan.old) end
+    end
+    for _, move in ipairs(moves or {}) do
+      if move.delivery then go(move.agent, move.delivery) end
+    end
+    for agent, list in pairs(gone) do
+      local entries = {}
+      for _, delivery in ipairs(list) do
+        local priority, entry = match(delivery, "^(%a+)/(.+)$")
+        local inbox = prefix .. "inbox:" .. agent .. ":" .. priority
+        entries[inbox] = entries[inbox] or {}
+        table.insert(entries[inbox], entry)
+      end
+      for inbox, given in pairs(entries) do
+        for first = 1, #given, 1000 do
+          local last = math.min(first + 999, #given)
+          call("XACK", inbox, agent, unpack(given, first, last))
+          call("XDEL", inbox, unpack(given, first, last))
+        end
+      end
+      for first = 1, #list, 1000 do
+        local last = math.min(first + 999, #list)
+        if call("HDEL", prefix .. "held:" .. agent, unpack(list, first, last)) > 0 then
+          call("ZREM", prefix .. "leases:" .. agent, unpack(list, first, last))
+        end
+      end
+    end
+  end
+
   seldom_used = {
-    to_move = to_move, forget = forget, deliver_again = deliver_again, carry_out = carry_out, set_clocks = set_clocks,
+    ask = ask, same = same, keep = keep, unit = unit, deliver_again = deliver_again, carry_out = carry_out,
+    set_clocks = set_clocks, remove = remove,
   }
   return seldom_used
 end
 
-local moves = {}
-local function unit(base, count, words)
-  local first, answers, whole, move, problem, gone = #plans, {}, true, nil, nil, nil
-  saved = (count > 1 or words) and {} or nil
-  if words then
-    move, problem, gone = seldom().to_move(words)
-    if problem then return problem end
-  end
-  for i = 1, count do
-    local answer = decide(base + 9 * (i - 1), move)
-    if answer[1] and answer[1] ~= "repeated" then whole = false end
-    answers[i] = answer
-  end
-  if gone and (#plans > first or not whole) then problem = gone end
-  -- Work that is still open cannot be settled without its outcome: nobody would have it in hand any more.
-  local task = move and move.delivery and look_up(move.name)
-  if task and whole and task.delivery == move.delivery and task.assignee == move.agent then
-    problem = refused("open", task)
-  end
-  if problem then
-    seldom().forget(first)
-    return problem
-  end
-  if whole then
-    -- A repetition that finds every record in the log moves nothing: what it moved then may have been parked again.
-    if move and (move.kind == "settle" or (not gone and #plans > first)) then
-      moves[#moves + 1] = move
-      if move.delivery then spent[move.agent .. " " .. move.delivery] = true end
-      if move.kind ~= "settle" then spent[prefix .. "parked:" .. move.agent .. " " .. move.name] = true end
-    end
-    return answers
-  end
-  if saved then
-    seldom().forget(first)
-    for i, answer in ipairs(answers) do
-      if answer[1] == "other" and type(answer[2]) == "table" and answer[2].gone then
-        answer[2] = ""
-      elseif not answer[1] or (type(answer[2]) == "table" and answer[2].gone) then
-        answers[i] = { "skipped" }
+local replies = {}
+if single then
+  local found = call("HMGET", index, "task:" .. ARGV[7], ARGV[3], ARGV[6])
+  tasks[ARGV[7]] = read_task(ARGV[7], found[1])
+  knows = found[3]
+  replies[1] = { decide(3, nil, found[2]) }
+else
+  local names, ids, recipients, bases, at = {}, {}, {}, {}, 2
+  while at <= #ARGV do
+    local count = ARGV[at] == "1" and 1 or tonumber(match(ARGV[at], "^%d+"))
+    bases[#bases + 1] = at
+    for base = at + 1, at + 9 * count, 9 do
+      local name, recipient = ARGV[base + 4], ARGV[base + 3]
+      ids[#ids + 1] = ARGV[base]
+      if lines[name] == nil then
+        lines[name] = false
+        names[#names + 1] = name
+      end
+      if known[recipient] == nil then
+        known[recipient] = false
+        recipients[#recipients + 1] = recipient
       end
     end
+    at = at + 1 + 9 * count
   end
-  return answers
-end
-
-local names, ids, recipients, bases, at = {}, {}, {}, {}, 2
-while at <= #ARGV do
-  local count = ARGV[at] == "1" and 1 or tonumber(match(ARGV[at], "^%d+"))
-  bases[#bases + 1] = at
-  for base = at + 1, at + 9 * count, 9 do
-    local name, recipient = ARGV[base + 4], ARGV[base + 3]
-    ids[#ids + 1] = ARGV[base]
-    if lines[name] == nil then
-      lines[name] = false
-      names[#names + 1] = name
+  if #ids > 0 then seldom().ask(names, ids, recipients) end
+  for i, base in ipairs(bases) do
+    if ARGV[base] == "1" then
+      saved = nil
+      replies[i] = { decide(base + 1, nil, positions[ARGV[base + 1]]) }
+    else
+      local count, words = match(ARGV[base], "^(%d+) ?(.*)$")
+      replies[i] = seldom().unit(base + 1, tonumber(count), words ~= "" and words)
     end
-    if known[recipient] == nil then
-      known[recipient] = false
-      recipients[#recipients + 1] = recipient
-    end
-  end
-  at = at + 1 + 9 * count
-end
-if #ids > 0 then ask(names, ids, recipients) end
-
-local replies = {}
-for i, base in ipairs(bases) do
-  if ARGV[base] == "1" then
-    saved = nil
-    replies[i] = { decide(base + 1) }
-  else
-    local count, words = match(ARGV[base], "^(%d+) ?(.*)$")
-    replies[i] = unit(base + 1, tonumber(count), words ~= "" and words)
   end
 end
 
@@ -394,8 +453,8 @@ local function write(plan)
   if recipient ~= "@bus" then
     local delivery = add(prefix .. "inbox:" .. recipient .. ":" .. priority, "at", position)
     if plan.delivers and not plan.move then plan.delivery = priority .. "/" .. delivery end
-    if not known[recipient] then
-      known[recipient] = true
+    if not (knows or (known and known[recipient])) then
+      if known then known[recipient] = true end
       call("SADD", prefix .. "agents", recipient)
       call("HSET", index, recipient, "")
     end
@@ -406,53 +465,23 @@ local function write(plan)
   if plan.fences then task.token = mint(meta, #plans) end
 end
 
--- Takes deliveries out of inboxes: what is given are priority/entry, by agent.
-local function remove(deliveries)
-  for agent, list in pairs(deliveries) do
-    local entries = {}
-    for _, delivery in ipairs(list) do
-      local priority, entry = match(delivery, "^(%a+)/(.+)$")
-      local inbox = prefix .. "inbox:" .. agent .. ":" .. priority
-      entries[inbox] = entries[inbox] or {}
-      table.insert(entries[inbox], entry)
-    end
-    for inbox, given in pairs(entries) do
-      for first = 1, #given, 1000 do
-        local last = math.min(first + 999, #given)
-        call("XACK", inbox, agent, unpack(given, first, last))
-        call("XDEL", inbox, unpack(given, first, last))
-      end
-    end
-    for first = 1, #list, 1000 do
-      local last = math.min(first + 999, #list)
-      if call("HDEL", prefix .. "held:" .. agent, unpack(list, first, last)) > 0 then
-        call("ZREM", prefix .. "leases:" .. agent, unpack(list, first, last))
-      end
-    end
-  end
-end
-
 local function write_all()
   for _, plan in ipairs(plans) do write(plan) end
-  local gone, has_gone, fields = {}, false, {}
-  local function go(agent, delivery)
-    if type(delivery) == "table" then delivery = delivery.delivery end
-    if delivery == "-" then return end
-    gone[agent], has_gone = gone[agent] or {}, true
-    -- A settlement and its outcome name the same one.
-    if gone[agent][delivery] then return end
-    gone[agent][delivery] = true
-    table.insert(gone[agent], delivery)
-  end
+  local removes = moves and #moves > 0
   for _, plan in ipairs(plans) do
-    if plan.old then go(plan.agent, plan.old) end
     if plan.timed then seldom().set_clocks(plan.task, plan.timed, plan.anew) end
+    removes = removes or plan.old
   end
-  for _, move in ipairs(moves) do
-    seldom().carry_out(move)
-    if move.delivery then go(move.agent, move.delivery) end
+  if moves then
+    for _, move in ipairs(moves) do seldom().carry_out(move) end
   end
-  if has_gone then remove(gone) end
+  if removes then seldom().remove() end
+  if #plans == 1 and plans[1].task.last == plans[1] then
+    local plan = plans[1]
+    call("HSET", index, ARGV[plan.base], plan.position, "task:" .. ARGV[plan.base + 4], record_of(plan.task))
+    return
+  end
+  local fields = {}
   for _, plan in ipairs(plans) do
     fields[#fields + 1] = ARGV[plan.base]
     fields[#fields + 1] = plan.position
@@ -466,7 +495,7 @@ end
 
 local done, problem = pcall(write_all)
 if not done then
-  for _, entry in ipairs(added) do redis.pcall("XDEL", entry[1], entry[2]) end
+  for i = 1, #added, 2 do redis.pcall("XDEL", added[i], added[i + 1]) end
   return type(problem) == "table" and problem or redis.error_reply(tostring(problem))
 end
 for _, answers in ipairs(replies) do
