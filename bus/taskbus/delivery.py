@@ -79,8 +79,9 @@ class Taken:
     `lapse` is the time in seconds until the next lease lapses, or a wait is over; None without any. `missing` are
     positions that stood in the inbox and hold nothing that taskbus wrote: the log was trimmed, emptied or written by
     something else. `newest` is the newest fencing token, `before` what it was before this take: when that is older
-    than what an earlier take brought, the server has lost what it knew. `remade` are priorities whose stream or group
-    somebody deleted; they are named again until `taskbus.mending` has put back what is missing.
+    than what an earlier take brought, or `born` is another time, the server has lost what it knew. `remade` are
+    priorities whose stream or group somebody deleted; they are named again until `taskbus.mending` has put back what
+    is missing.
     """
 
     deliveries: list[Delivery]
@@ -88,6 +89,7 @@ class Taken:
     missing: tuple[str, ...] = ()
     newest: int = 0
     before: int = 0
+    born: int = 0
     remade: tuple[str, ...] = ()
 
 
@@ -154,8 +156,8 @@ class Inbox:
             reply = await self._connection.run(script("take"), names, args)
         self.is_uncertain = False
         self._taken += 1
-        last, lapse, found, missing, newest, before, remade = cast(
-            "tuple[list[bytes], int, list[list[object]], list[bytes], bytes, bytes, list[bytes]]", reply
+        last, lapse, found, missing, newest, before, born, remade = cast(
+            "tuple[list[bytes], int, list[list[object]], list[bytes], bytes, bytes, bytes, list[bytes]]", reply
         )
         if last:
             self._last = {stream: at.decode() for stream, at in zip(self._watched, last, strict=True)}
@@ -165,6 +167,7 @@ class Inbox:
             tuple(position.decode() for position in missing),
             int(newest),
             int(before),
+            int(born),
             tuple(priority.decode() for priority in remade),
         )
 

@@ -87,7 +87,7 @@ class Worker:
         self._changed = anyio.Event()
         self._queued = anyio.Event()
         self._away = False
-        self._newest = 0
+        self._newest = self._born = 0
         self._told_holders = False
         self.advice: str | None = None
 
@@ -184,9 +184,9 @@ class Worker:
         if taken is None:
             return None
         self._tell_back()
-        if taken.before < self._newest:
+        if taken.before < self._newest or taken.born != (self._born or taken.born):
             self._report("The server has lost what it knew: it was emptied, or restored to an earlier state.")
-        self._newest = taken.newest
+        self._newest, self._born = taken.newest, taken.born
         for position in taken.missing:
             self._report(
                 f"{self._agent} was to get {position}, and taskbus wrote nothing there: the log was emptied, trimmed, "

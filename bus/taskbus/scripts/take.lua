@@ -12,7 +12,8 @@
 --       4 what stood in the inbox and points at nothing that taskbus wrote: it was taken out
 --       5 the newest fencing token there ever was; it never falls, unless the server lost what it knew
 --       6 the same before this take
---       7 priorities whose stream, or its group, is not the one that was read before: somebody deleted it
+--       7 when this bus was read first, in milliseconds since the epoch: another time, another bus
+--       8 priorities whose stream, or its group, is not the one that was read before: somebody deleted it
 --
 -- Who holds a delivery stands in `held`, so the group needs one consumer only, and none is left behind.
 
@@ -27,12 +28,16 @@ local has_parked = call("EXISTS", parked) == 1
 local till = number(now() + lease)
 local took, name_of_call, turn = "took:" .. consumer, ARGV[6], "turn:" .. agent
 
-local fields = { "token", took, turn }
-for i = 9, #KEYS do fields[i - 5] = "read:" .. agent .. ":" .. ARGV[i - 1] end
+local fields = { "token", took, turn, "born" }
+for i = 9, #KEYS do fields[i - 4] = "read:" .. agent .. ":" .. ARGV[i - 1] end
 local known = call("HMGET", meta, unpack(fields))
-local before, last_take, urgent = known[1] or "0", known[2], tonumber(known[3] or 0)
+local before, last_take, urgent, born = known[1] or "0", known[2], tonumber(known[3] or 0), known[4]
+if not born then
+  born = number(now())
+  call("HSET", meta, "born", born)
+end
 for i = 9, #KEYS do
-  local stream = { key = KEYS[i], priority = ARGV[i - 1], due = {}, mark = fields[i - 5], was_read = known[i - 5] }
+  local stream = { key = KEYS[i], priority = ARGV[i - 1], due = {}, mark = fields[i - 4], was_read = known[i - 4] }
   local exists = call("EXISTS", stream.key) == 1
   if exists then streams[#streams + 1] = stream end
   if stream.was_read == "mend" or (stream.was_read and not exists) then remade[#remade + 1] = stream.priority end
@@ -259,4 +264,4 @@ if #deliveries < limit then
 end
 local lapse = call("ZRANGE", leases, 0, 0, "WITHSCORES")[2]
 return { last, lapse and math.max(0, math.ceil(tonumber(lapse) - now())) or -1, deliveries, missing,
-         newest and number(newest) or before, before, remade }
+         newest and number(newest) or before, before, born, remade }
