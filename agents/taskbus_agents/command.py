@@ -10,20 +10,20 @@ import os
 import sysconfig
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import anyio
 import anyio.to_thread
 
 from taskbus.envelope import MAX_BYTES
-from taskbus.errors import NotFound, Permanent
+from taskbus.errors import NotFound, Permanent, TimedOut, Unavailable
 from taskbus.lifecycle import DELIVERED
 from taskbus_agents import outcome, retry, talk
 from taskbus_agents.folders import Files, Folders, Printed
 from taskbus_agents.outcome import Words
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
     from pathlib import Path
 
     from taskbus.client import Bus
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 COMPLETION_FILE: Final = "completion.json"
 """Where an agent may leave its outcome, in its working folder."""
 _LONGEST_LINE: Final = 65_536
+_PAUSE: Final = 0.5
+_T = TypeVar("_T")
 WORK: Final = frozenset({"delegation", "answer", "verdict"})
 """The messages that begin or continue an assignee's work; all others only inform."""
 
@@ -74,6 +76,7 @@ class CommandAgent:
         file = folder / COMPLETION_FILE
         before = _fingerprint(file)
         variables = {"BUS_TASK": delivery.task, "BUS_TOKEN": str(delivery.token), "BUS_ATTEMPT": str(task.attempt)}
+        variables["BUS_TRY"] = str(delivery.tries)
         if (previous := self.folders.before(folder)) is not None:
             variables["BUS_PREVIOUS"] = str(previous)
         try:
@@ -88,7 +91,7 @@ class CommandAgent:
         if ended.left:
             left = ", ".join(map(str, ended.left))
             self._report(delivery.task, f"What the agent started could not be ended, and still runs: process {left}.")
-        task = await work.bus.task(delivery.task)
+        task = await _answered(lambda: work.bus.task(delivery.task))
         if task.state not in DELIVERED or task.token != delivery.token:
             # The agent has published its outcome itself, or the task was taken away from it.
             printed.keep()
@@ -133,7 +136,7 @@ class CommandAgent:
         self.folders.leave(folder)
         # An ID of our own may stand there: an attempt before this one, whose worker was lost, has settled it so.
         is_own = settling.envelope.id == work.delivery.outcome_id(1)
-        if not is_own and await _stands(work.bus, settling.envelope.id):
+        if not is_own and await _answered(lambda: _stands(work.bus, settling.envelope.id)):
             # Appending it again would change nothing, and leave the task without an outcome.
             said = f"The envelope that the agent wrote ({settling.envelope.id}) stands in the log already."
             return [outcome.failure(work, "invalid-completion", said, category="validation", words=words.text)]
@@ -186,6 +189,15 @@ def environment(inherited: Mapping[str, str], *, agent: str, url: str, namespace
         "BUS_HOME": str(home),
         "BUS_AGENT": agent,
     }
+
+
+async def _answered(ask: Callable[[], Awaitable[_T]]) -> _T:
+    """Ask the server until it answers: the command is done, and an outage must not cost its result."""
+    while True:
+        try:
+            return await ask()
+        except (Unavailable, TimedOut):  # the worker says so
+            await anyio.sleep(_PAUSE)
 
 
 async def _stands(bus: Bus, envelope: str) -> bool:

@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 class _Late(click.ParamType[Any]):
     """A type of taskbus.cli.values, imported when there is a value: the help needs none of it."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, shown: str | None = None) -> None:
         self.name = name
+        self._shown = shown or name.upper()
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> object:
         from taskbus.cli import values
@@ -40,7 +41,10 @@ class _Late(click.ParamType[Any]):
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
         del param, ctx
-        return self.name.upper()
+        return self._shown
+
+
+_DURATION: Final = _Late("seconds", shown="DURATION")
 
 
 @click.group()
@@ -58,7 +62,7 @@ def agent() -> None:
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.option(
     "--lease",
-    type=_Late("seconds"),
+    type=_DURATION,
     default="30",
     show_default=True,
     help="How long a delivery stays this worker's without a sign of life.",
@@ -86,25 +90,25 @@ def agent() -> None:
 )
 @click.option(
     "--backoff",
-    type=_Late("seconds"),
+    type=_DURATION,
     default="1",
     show_default=True,
     help="Pause after the first failed try; doubled with each further one, up to 5m.",
 )
-@click.option("--timeout", type=_Late("seconds"), help="End a subprocess that runs for longer: its task has failed.")
+@click.option("--timeout", type=_DURATION, help="End a subprocess that runs for longer: its task has failed.")
 @click.option(
     "--silence",
-    type=_Late("seconds"),
+    type=_DURATION,
     help="End a subprocess that shows no sign of life for so long, and try again.",
 )
 @click.option(
     "--hard-limit",
-    type=_Late("seconds"),
+    type=_DURATION,
     help="End a subprocess that runs for longer: its delivery is parked and escalated.",
 )
 @click.option(
     "--grace",
-    type=_Late("seconds"),
+    type=_DURATION,
     default="30",
     show_default=True,
     help="How long what is under way may go on after the first signal.",

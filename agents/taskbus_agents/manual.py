@@ -25,21 +25,23 @@ ended, and is run again with the answer:
 Exit code 75 asks to be tried again: after a pause, --attempts times in all; then the delivery is parked and
 escalated (`bus parked ls`). One whose quota is used up says until when, in completion.json or as the last line on
 stdout: {"retry_after": 3600} in seconds, or {"retry_at": "2026-11-20T18:00:00Z"}. Then the delivery waits until
-that time, and this counts as no attempt.
+that time, and this counts as no attempt, however often it happens: a deadline escalates it.
 
 A sign of life, for --silence, is output, CPU time of any process that the subprocess started, or a change of one
 of the 10,000 files nearest to its folder. Whatever a subprocess leaves running is ended with it: TERM, after 5
 seconds KILL; so too when it is no longer wanted, and when the worker is killed.
 
-Each delivery has a folder of its own, runs/TASK/ATTEMPT in the home, unless --cwd names one for all. So COMMAND
-may be a program here, but another relative path in it that exists here is refused: write the full path. Outputs
-that the shorthand names and that are there are published with size and SHA-256: under their full path, with
---cwd under the path as it was written. What the subprocess printed, but for an outcome, stays in stdout.log and
-stderr.log (its last 16 KiB) in the folder; with --cwd in runs/TASK/ATTEMPT all the same.
+Each run has a folder of its own, runs/TASK/ATTEMPT in the home, from the second run on ATTEMPT.2 and so on, unless
+--cwd names one for all. So COMMAND may be a program here, but another relative path in it that exists here is
+refused: write the full path. Outputs that the shorthand names and that are there are published with size and
+SHA-256: under their full path, with --cwd under the path as it was written. What the subprocess printed, but for an
+outcome, stays in stdout.log and stderr.log (its last 16 KiB) in the folder; with --cwd in runs/TASK/ATTEMPT all the
+same.
 
-It finds BUS_TASK, BUS_TOKEN, BUS_ATTEMPT, BUS_AGENT, BUS_URL, BUS_NAMESPACE and BUS_HOME in its environment, so
-that it can call `bus` itself; and BUS_PREVIOUS, the folder of the task's delivery before this one, where it has
-one that is still there.
+It finds BUS_TASK, BUS_TOKEN, BUS_ATTEMPT, BUS_TRY, BUS_AGENT, BUS_URL, BUS_NAMESPACE and BUS_HOME in its
+environment, so that it can call `bus` itself; and BUS_PREVIOUS, the folder of the task's run before this one, where
+it has one that is still there. BUS_ATTEMPT counts how often the task was handed out, BUS_TRY how often this delivery
+was tried.
 
 The first signal (TERM, INT, HUP) ends it with 0, once what is under way is done; what is not done within --grace
 is ended and handed back, so that another worker takes it at once. A second signal does that without grace, and

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, cast
 from taskbus.append import Appended, Settlement, Submission, Unit, all_appended, commit, script, task_of
 from taskbus.codec import Document, document
 from taskbus.envelope import NAME_PATTERN, PRIORITIES, new_id
-from taskbus.errors import UsageError
-from taskbus.lifecycle import DELIVERED
+from taskbus.errors import ForeignEntry, UsageError
+from taskbus.lifecycle import BUS, DELIVERED
 from taskbus.log import Entry
+from taskbus.payload import ID_PATTERN, TASK_PATTERN
 from taskbus.validation import hashed_id
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from taskbus.payload import FailureReason
 
 _NAME = re.compile(NAME_PATTERN)
+# What is said of a delivery is said in words and with its IDs, so one that somebody else wrote must have such ones.
+_HEADER = re.compile(" ".join(pattern[1:-2] for pattern in (ID_PATTERN, NAME_PATTERN, TASK_PATTERN, TASK_PATTERN)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,10 +118,12 @@ class Inbox:
     def __init__(self, connection: Connection, keys: Keys, agent: str, *, consumer: str, lease: float = 30.0) -> None:
         if not _NAME.fullmatch(agent):
             raise UsageError(f"{agent!r} is no agent's name.", advice="Names look like @kilo.")
+        if agent == BUS:
+            raise UsageError("Nothing is delivered to @bus.", advice="What it is told stands in the log alone.")
         if not consumer.isprintable() or " " in consumer or not consumer:
             raise UsageError(f"{consumer!r} cannot name a worker.", advice="Use letters, digits, - and _.")
         if not 0.001 <= lease <= 7 * 86_400:
-            raise UsageError(f"A lease of {lease} seconds cannot be kept.", advice="Use 0.001 to 604800 seconds.")
+            raise UsageError(f"A lease of {lease:g} seconds cannot be kept.", advice="Use 1 ms to 7 days.")
         self.agent = agent
         self.consumer = consumer
         self.lease = lease
@@ -154,17 +159,26 @@ class Inbox:
             reply = await self._connection.wait_and_run(self._last, script("take"), names, args, timeout=wait)
         else:
             reply = await self._connection.run(script("take"), names, args)
-        self.is_uncertain = False
-        self._taken += 1
         last, lapse, found, missing, newest, before, born, remade = cast(
             "tuple[list[bytes], int, list[list[object]], list[bytes], bytes, bytes, bytes, list[bytes]]", reply
         )
+        deliveries: list[Delivery] = []
+        foreign: list[tuple[Unit, bytes]] = []
+        for fields in found:
+            try:
+                deliveries.append(self._delivery(fields))
+            except ForeignEntry:
+                foreign.append(self._taking_out(fields))
+        if foreign:
+            await commit(self._connection, self._keys, [unit for unit, _ in foreign])
+        self.is_uncertain = False
+        self._taken += 1
         if last:
             self._last = {stream: at.decode() for stream, at in zip(self._watched, last, strict=True)}
         return Taken(
-            [self._delivery(fields) for fields in found],
+            deliveries,
             lapse / 1000 if lapse >= 0 else None,
-            tuple(position.decode() for position in missing),
+            tuple(position.decode() for position in [*missing, *(position for _, position in foreign)]),
             int(newest),
             int(before),
             int(born),
@@ -268,5 +282,12 @@ class Inbox:
             "tuple[bytes, bytes, int, bytes, list[bytes], bytes]", tuple(fields)
         )
         entry = Entry.of(position.decode(), dict(zip(flat[::2], flat[1::2], strict=True)), shard=self._keys.shard)
+        if not _HEADER.fullmatch(f"{entry.id} {entry.sender} {entry.task} {entry.root}"):
+            raise ForeignEntry(f"The log's entry {entry.position} was not written by taskbus.")
         known = task_of(entry.task, record.decode()) if record else None
         return Delivery(self.agent, name.decode(), int(token), tries, entry, known)
+
+    def _taking_out(self, fields: list[object]) -> tuple[Unit, bytes]:
+        """What takes a delivery out of the inbox that cannot be one, with the position that it stands for."""
+        name, token, _, position, _, _ = cast("tuple[bytes, bytes, int, bytes, list[bytes], bytes]", tuple(fields))
+        return Unit((), Settlement(self.agent, name.decode(), int(token), self.consumer, "-")), position

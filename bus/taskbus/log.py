@@ -147,6 +147,7 @@ class Log:
         while True:
             try:
                 if failures:
+                    await self.end()
                     report(Incident(f"The server is back; going on after {after}.", after))
                     failures = 0
                 after = await self._checked(after, given, report)

@@ -10,16 +10,16 @@ from typing import Annotated, ClassVar, Literal, TypeAlias, cast, get_args
 
 from msgspec import Meta, Struct
 
-_TASK_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:\-]{0,127}\Z"
-_ID_PATTERN = r"^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}\Z"
+TASK_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:\-]{0,127}\Z"
+ID_PATTERN = r"^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}\Z"
 NAME_PATTERN = r"^@[A-Za-z0-9][A-Za-z0-9._\-]{0,63}\Z"
 _SHA256_PATTERN = r"^[0-9a-f]{64}\Z"
 # The characters that XML 1.0 can carry (section 2.2, "Char"): what one wire form cannot carry, none may.
 _TEXT_PATTERN = "^[^\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]*\\Z"
 
-EnvelopeID = Annotated[str, Meta(pattern=_ID_PATTERN)]
+EnvelopeID = Annotated[str, Meta(pattern=ID_PATTERN)]
 Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
-TaskID = Annotated[str, Meta(pattern=_TASK_PATTERN)]
+TaskID = Annotated[str, Meta(pattern=TASK_PATTERN)]
 Text = Annotated[str, Meta(pattern=_TEXT_PATTERN, extra={"text": True})]
 Words = Annotated[str, Meta(pattern=_TEXT_PATTERN, min_length=1, extra={"text": True})]
 """Text that must not be empty."""

@@ -8,6 +8,7 @@ the others' are refused. Done by every worker, and by `bus supervise`.
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, cast
@@ -17,7 +18,7 @@ from msgspec import structs
 
 from taskbus.append import Submission, Unit, all_appended, commit, script, task_of
 from taskbus.codec import document
-from taskbus.envelope import ErrorDetails, Escalation, compose
+from taskbus.envelope import NAME_PATTERN, ErrorDetails, Escalation, compose
 from taskbus.errors import Conflict, InvalidEnvelope, NotFound, TimedOut, Unavailable, UsageError
 from taskbus.lifecycle import BUS, HUMAN
 from taskbus.position import Position
@@ -34,6 +35,7 @@ LEVEL = 2
 """To whom the bus escalates first: the coordinator. Level 3 is the lead, level 4 the human."""
 HIGHEST = 4
 _MOST = 100
+_NAME = re.compile(NAME_PATTERN)
 _SAID = " It said: "
 # Nobody expects a worker of a person, or of the bus itself.
 _WITHOUT_WORKERS = f"|{HUMAN}|{BUS}|"
@@ -61,7 +63,12 @@ class Supervision:
         """Check the times."""
         for field in fields(self)[:-1]:
             if not 0 < getattr(self, field.name) < math.inf:
-                raise UsageError(f"Supervision cannot work with {field.name} {getattr(self, field.name)}.")
+                raise UsageError(
+                    f"Supervision cannot work with {field.name} {getattr(self, field.name):g}.",
+                    advice="Use more than 0 seconds; what is not to be escalated yet gets a long time.",
+                )
+        if self.lead is not None and (self.lead == BUS or not _NAME.fullmatch(self.lead)):
+            raise UsageError(f"{self.lead!r} cannot be the lead.", advice="Use the name of an agent, such as @lead.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +155,8 @@ async def _escalation(bus: Bus, supervision: Supervision, finding: Finding) -> A
     level, recipient, message = LEVEL, task.coordinator, _MESSAGES.get(finding.kind, _stale)(finding, task)
     if finding.kind == "stale":
         level, message = await _next_level(bus, task, message)
-        if level > HIGHEST and task.coordinator == HUMAN:
-            # It stays with the human, and is not looked at again.
+        if task.coordinator == HUMAN:
+            # There is nobody above: it stays with the human, and is not looked at again.
             await bus.connection.execute("ZREM", bus.keys.escalations, finding.name)
             return None
         level = min(level, HIGHEST)

@@ -57,7 +57,7 @@ class Terms:
                 )
         if self.hard_limit is not None and self.hard_limit <= 0:
             raise UsageError(
-                f"A hard limit of {self.hard_limit} seconds ends every handler.", advice="Use more, or None."
+                f"A hard limit of {self.hard_limit:g} seconds ends every handler.", advice="Use more, or leave it out."
             )
 
     def pause(self, tries: int) -> float:

@@ -261,7 +261,7 @@ class Worker:
         for each in held:
             each.since = since
             if each.delivery.token not in kept and not each.is_decided:
-                self._handling.lose(each, "it was settled, canceled, parked or taken again.")
+                self._handling.lose(each, "it was settled, canceled, escalated, parked or taken again.")
 
     async def _rest(self, taken: Taken, *, at_rest: bool) -> float:
         """How long to wait for something new: until the next lease lapses; at rest, not without another look."""

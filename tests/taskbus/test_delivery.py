@@ -458,7 +458,7 @@ async def test_a_replay_submits_an_escalated_task_again(bus):
 
 
 async def test_work_that_waited_behind_is_replayed_as_work(bus):
-    """An answer that came while the task was parked goes on with it: of what is replayed, the first is the work."""
+    """An answer that came while the task was parked goes on with it: of what is replayed, the newest is the work."""
     envelope = await delegated(bus)
     inbox = bus.inbox("@kilo")
     (delivery,) = (await inbox.take()).deliveries
@@ -468,8 +468,8 @@ async def test_work_that_waited_behind_is_replayed_as_work(bus):
     assert (await inbox.take()).deliveries == []
     await commit(bus.connection, bus.keys, [unparking([delivery.entry, answer])])
     first, second = (await inbox.take(10)).deliveries
-    assert [(each.entry.id, each.is_work) for each in (first, second)] == [(envelope.id, True), (answer.id, False)]
-    await inbox.settle(first, [said(DONE, envelope.task)])
+    assert [(each.entry.id, each.is_work) for each in (first, second)] == [(envelope.id, False), (answer.id, True)]
+    await inbox.settle(second, [said(DONE, envelope.task)])
     assert (await bus.task(envelope.task)).state == "completed"
 
 

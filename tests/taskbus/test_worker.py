@@ -8,9 +8,7 @@ from functools import partial
 import anyio
 import pytest
 
-from taskbus.append import script
 from taskbus.client import Bus
-from taskbus.connection import Connection
 from taskbus.envelope import (
     Answer,
     Cancellation,
@@ -27,7 +25,6 @@ from taskbus.envelope import (
     compose,
 )
 from taskbus.work import Outcome
-from tests.proxy import meddling, url_through
 from tests.taskbus.workplace import (
     DONE,
     Incidents,
@@ -81,38 +78,23 @@ async def test_work_is_acknowledged_done_and_settled(bus):
     assert worker.settled == 1
 
 
-async def test_what_a_handler_says_comes_after_the_acknowledgment(valkey_server, namespace, tmp_path):
+async def test_what_a_handler_says_comes_after_the_acknowledgment(bus, monkeypatch):
     """However long that takes: the handler may have begun meanwhile."""
-    append = script("append").sha.encode()
+    run = bus.connection.run
 
-    class Late:
-        """Holds up the first append of all: the acknowledgment."""
-
-        began = 0
-
-        async def before(self, command):
-            if append in command.words:
-                self.began += 1
-                await anyio.sleep(0.3 if self.began == 1 else 0)
-            return "pass"
-
-        async def after(self, _command, _reply):
-            return "pass"
+    async def late(script, keys, args):
+        if "acknowledgment:accepted" in args:
+            await anyio.sleep(0.3)
+        return await run(script, keys, args)
 
     async def handler(work):
         await work.say(Status(progress="under way"))
         return DONE
 
-    path = tmp_path / "proxy"
-    async with Connection.open(valkey_server.url) as direct:
-        envelope = await delegated(Bus(direct, namespace))
-        async with (
-            meddling(path, valkey_server.socket, Late()),
-            Connection.open(url_through(path, valkey_server.url)) as connection,
-        ):
-            await idle(Bus(connection, namespace).worker("@kilo", handler, attempts=1))
-        said = await talk(Bus(direct, namespace), envelope.task)
-    assert said == ["delegation", "acknowledgment", "status", "completion"]
+    envelope = await delegated(bus)
+    monkeypatch.setattr(bus.connection, "run", late)
+    await idle(bus.worker("@kilo", handler, attempts=1))
+    assert await talk(bus, envelope.task) == ["delegation", "acknowledgment", "status", "completion"]
 
 
 async def test_a_question_is_answered_and_the_work_goes_on(bus):
@@ -210,14 +192,14 @@ async def test_a_long_handler_runs_once(bus):
 
     async def handler(work):
         runs.append(work.delivery.token)
-        await anyio.sleep(6.0)
+        await anyio.sleep(12.0)
         return DONE
 
     envelope = await delegated(bus)
     with anyio.fail_after(30):
         async with anyio.create_task_group() as group:
             for _ in range(2):
-                worker = bus.worker("@kilo", handler, lease=0.1, concurrency=2)
+                worker = bus.worker("@kilo", handler, lease=0.2, concurrency=2)
                 group.start_soon(partial(worker.run, until_idle=True))
     assert len(runs) == 1
     assert await state(bus, envelope) == "completed"

@@ -140,6 +140,7 @@ async def test_a_handler_outlives_an_outage(fragile, concurrency):
     worker = fragile.bus.worker("@kilo", meeting, lease=0.5, concurrency=concurrency, on_incident=incidents)
     async with at_work(worker):
         await meeting.of(1)
+        await reached(fragile.bus, envelope, "working")
         fragile.kill()
         await incidents.until("Trying again")
         await anyio.sleep(1.0)

@@ -115,7 +115,7 @@ local function decide(base, move, position)
   local plan = {
     base = base, task = task, agent = task.assignee, priority = priority, delivers = delivers, delivery = "-",
     old = removes and task.delivery, fences = not new and (delivers or (by_hand and removes)), position = false,
-    move = parks and move,
+    move = parks and move, away = not (works and token ~= ""),
   }
   if new then
     task.delegator, task.coordinator, task.parent = sender, sender, parent
@@ -255,16 +255,14 @@ function seldom()
     end
   end
 
-  -- Puts what was set aside back into its inbox. Work that goes on with it goes on with the first of its deliveries.
+  -- Puts what was set aside back into its inbox. The work is the newest of it: an answer, or a later delegation.
   local function deliver_again(move, plan)
     local task, work_entry = plan.task, nil
     for _, line in ipairs(move.chosen) do
       local position, priority, _, _, _, work, delivery = match(line, "^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)$")
       local entry = priority .. "/" .. add(prefix .. "inbox:" .. move.agent .. ":" .. priority, "at", position, "again", "1")
-      if work == "1" then work_entry = work_entry or entry end
-      if not plan.delivers and task.delivery == delivery then
-        task.delivery, task.last = work_entry or entry, task.last or plan
-      end
+      if work == "1" then work_entry = entry end
+      if not plan.delivers and task.delivery == delivery then task.delivery, task.last = entry, task.last or plan end
     end
     if plan.delivers then plan.delivery = work_entry or "-" end
   end
@@ -357,11 +355,15 @@ function seldom()
         table.insert(gone[agent], delivery)
       end
     end
-    for _, plan in ipairs(plans) do
-      if plan.old then go(plan.agent, plan.old) end
-    end
     for _, move in ipairs(moves or {}) do
       if move.delivery then go(move.agent, move.delivery) end
+    end
+    for _, plan in ipairs(plans) do
+      if plan.old then
+        local before = gone[plan.agent] and #gone[plan.agent] or 0
+        go(plan.agent, plan.old)
+        gone[plan.agent].away = gone[plan.agent].away or (plan.away and #gone[plan.agent] > before)
+      end
     end
     for agent, list in pairs(gone) do
       local entries = {}
@@ -382,6 +384,8 @@ function seldom()
         local last = math.min(first + 999, #list)
         if call("HDEL", prefix .. "held:" .. agent, unpack(list, first, last)) > 0 then
           call("ZREM", prefix .. "leases:" .. agent, unpack(list, first, last))
+          -- Whoever works on what was taken away is to hear of it at once.
+          if gone[agent].away then call("XADD", prefix .. "bell:" .. agent, "MAXLEN", 1, "*", "at", "0") end
         end
       end
     end
