@@ -253,7 +253,13 @@ class Handling:
                 appended = all_appended(answer)
             except Fenced as error:
                 self.lose(held, error.message)
-            except (Conflict, NotFound) as error:
+            except NotFound:
+                # The bus knows nothing of the task, so nothing can be recorded of it, and nobody waits for it.
+                self._report(
+                    f"The {held.delivery.entry.type} of task {held.delivery.task} belongs to no task: dropped."
+                )
+                self._settle(held, (), self._inbox.settlement(held.delivery))
+            except Conflict as error:
                 if open_work:  # the task went on beside its delivery: there is nothing to escalate any more
                     self._park(held, setback, open_work=False)
                 else:

@@ -238,6 +238,39 @@ async def test_what_the_server_cannot_settle_is_in_nobodys_way(bus, refused):
     assert await talk(bus, bad.task) == ["delegation", "acknowledgment", "completion"]
 
 
+async def foreign(bus, **fields):
+    """An entry of the log, and in the inbox of @kilo, that taskbus did not write."""
+    usual = {"id": "x", "type": "delegation", "from": "@boss", "to": "@kilo", "task": "t", "body": "{}"}
+    words = [word for pair in {**usual, **fields}.items() for word in pair]
+    at = await bus.connection.execute("XADD", bus.keys.log, "*", *words)
+    await bus.connection.execute("XADD", bus.keys.inbox("@kilo", "normal"), "*", "at", at)
+
+
+async def test_foreign_entries_do_not_end_a_worker(bus):
+    """Whatever somebody else wrote into log and inbox: it is named, taken out, and the work around it is done."""
+    first = await delegated(bus)
+    id = first.id
+    for fields in (
+        {"id": b"\xff"},
+        {"id": "two words"},
+        {"id": id, "from": "nobody"},
+        {"id": id, "task": "two words"},
+        {"id": id, "type": b"\xff"},
+        {"id": id, "form": "csv"},
+        {"id": id, "task": "unknown"},
+        {"id": id, "task": "unknown", "body": first.task, "priority": "whenever"},
+    ):
+        await foreign(bus, **fields)
+    last = await delegated(bus)
+    incidents, meeting = [], Meeting()
+    meeting.over.set()
+    await idle(bus.worker("@kilo", meeting, lease=600, prefetch=4, on_incident=incidents.append))
+    assert [delivery.task for delivery in meeting.seen] == [first.task, last.task]
+    assert len([what for what in incidents if "taskbus wrote nothing there" in what]) == 6
+    assert len([what for what in incidents if "belongs to no task" in what]) == 2
+    assert await held(bus) == {}
+
+
 async def test_a_position_that_is_gone_is_reported(bus):
     """An inbox that points at nothing in the log is said, and the worker goes on."""
     await delegated(bus)
