@@ -298,7 +298,7 @@ async def test_a_worker_that_lost_its_delivery_publishes_nothing(bus):
         mine.extend((await owner.take()).deliveries)
         return DONE
 
-    worker = bus.worker("@kilo", handler, on_incident=incidents.append)
+    worker = bus.worker("@kilo", handler, on_incident=incidents.append, supervision=None)
     with anyio.fail_after(20):
         await worker.run(limit=1)
     assert "taken again" in incidents[0]
