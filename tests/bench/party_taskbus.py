@@ -37,7 +37,7 @@ async def produce(url: str) -> None:
 async def work(url: str) -> None:
     """Completes each task."""
     async with Bus.connect(url, namespace=CYCLE) as bus:
-        worker = bus.worker("@kilo", complete, concurrency=AT_ONCE, prefetch=AT_ONCE, on_incident=complain)
+        worker = bus.worker("@kilo", complete, concurrency=AT_ONCE, prefetch=3 * AT_ONCE, on_incident=complain)
         await attend_beside(worker, {})
 
 
