@@ -16,8 +16,9 @@ import anyio.lowlevel
 
 from taskbus.delivery import Release
 from taskbus.envelope import PRIORITIES, new_id
-from taskbus.errors import TimedOut, Unavailable
+from taskbus.errors import NotFound, TimedOut, Unavailable
 from taskbus.handling import Handling, Held
+from taskbus.lifecycle import DELIVERED
 from taskbus.mending import mend
 from taskbus.settling import Settling
 from taskbus.supervision import watch
@@ -261,7 +262,17 @@ class Worker:
         for each in held:
             each.since = since
             if each.delivery.token not in kept and not each.is_decided:
-                self._handling.lose(each, "it was settled, canceled, escalated, parked or taken again.")
+                self._handling.lose(each, await self._why(each))
+
+    async def _why(self, held: Held) -> str:
+        """Why a delivery is not this worker's any more, as far as its task tells."""
+        try:
+            state = (await self._bus.task(held.delivery.task)).state
+        except NotFound:
+            return "the server does not know it any more."
+        if held.delivery.is_work and state not in DELIVERED:
+            return f"it is {state}."
+        return "it was settled, or taken again."
 
     async def _rest(self, taken: Taken, *, at_rest: bool) -> float:
         """How long to wait for something new: until the next lease lapses; at rest, not without another look."""

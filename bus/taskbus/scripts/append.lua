@@ -28,8 +28,9 @@ local prefix, log, index, meta = ARGV[1], KEYS[1], KEYS[2], KEYS[3]
 local RULES, WORK, TO_ASSIGNEE = "--[[RULES]]", "--[[WORK]]", "--[[TO_ASSIGNEE]]"
 
 --[[TASK]]
--- What the index holds of this call's tasks, envelopes and recipients; asked for in one command.
--- A call with a single envelope does without most tables: to make them takes longer than what is done with them.
+-- What the index holds of this call's tasks, envelopes and recipients; asked for in one command. A call with a single
+-- envelope does without most tables, since to make them takes longer than what is done with them: `knows` says then
+-- whether its recipient was sent anything before.
 local single = #ARGV == 11 and ARGV[2] == "1"
 local tasks, lines, positions, known, knows, seldom = {}, nil, nil, nil, false, nil
 if not single then lines, positions, known = {}, {}, {} end
