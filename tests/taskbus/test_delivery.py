@@ -24,7 +24,7 @@ from taskbus.envelope import (
     Verdict,
     compose,
 )
-from taskbus.errors import Fenced, LifecycleConflict, Moved
+from taskbus.errors import Fenced, LifecycleConflict, Moved, UsageError
 from taskbus.position import Position
 
 pytestmark = pytest.mark.anyio
@@ -589,3 +589,9 @@ async def test_a_worker_is_known_until_it_leaves(bus):
     await inbox.release([Release(delivery)])
     await inbox.leave()
     assert (known, await bus.connection.execute("ZRANGE", bus.keys.workers, 0, -1)) == ([b"@kilo w1"], [])
+
+
+async def test_nothing_is_delivered_to_the_bus(bus):
+    """What the bus is told stands in the log alone: nobody waits for an inbox of it."""
+    with pytest.raises(UsageError, match="Nothing is delivered to @bus"):
+        bus.inbox("@bus")

@@ -262,3 +262,31 @@ async def test_a_page_that_takes_too_long_is_asked_for_in_parts(bus, monkeypatch
     monkeypatch.setattr(bus.connection, "range", lambda *_: slow(*_[:3], 9))
     with pytest.raises(TimedOut):
         _ = [entry async for entry in bus.log.read()]
+
+
+async def test_a_server_is_back_when_it_answers_and_not_before(namespace):
+    """However often it is tried meanwhile, its absence is one incident, and its return one more."""
+    incidents = []
+    with running(bundled_binary()) as server:
+        async with Connection.open(server.url, timeout=0.3) as connection, anyio.create_task_group() as group:
+            bus = Bus(connection, namespace)
+
+            async def follow():
+                async for _ in bus.log.follow(on_incident=lambda incident: incidents.append(incident.what)):
+                    pass
+
+            await bus.publish(compose(Delegation(goal="g"), sender="@boss", recipient="@kilo"))
+            group.start_soon(follow)
+            await anyio.sleep(0.2)
+            end(server)
+            await anyio.sleep(2)  # several tries
+            assert len(incidents) == 1
+            again = await anyio.to_thread.run_sync(start, bundled_binary(), server.folder)
+            try:
+                with anyio.fail_after(10):
+                    while len(incidents) < 2:  # noqa: ASYNC110 - incidents come by a plain function
+                        await anyio.sleep(0.02)
+            finally:
+                end(again)
+            assert "is back" in incidents[1]
+            group.cancel_scope.cancel()

@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 from dataclasses import fields
+from datetime import timedelta
 
 import anyio
 import pytest
@@ -31,6 +32,7 @@ from taskbus.errors import UsageError
 from taskbus.setbacks import Setback, records
 from taskbus.supervision import Supervision, look, watch
 from tests.proxy import losing_replies
+from tests.taskbus.workplace import Incidents, Meeting, at_work
 
 pytestmark = pytest.mark.anyio
 
@@ -162,6 +164,28 @@ async def test_a_deadline_that_is_over(bus):
     assert messages["open"].endswith("is over, and the task is submitted, with @kilo.")
     assert messages["asked"].endswith("is over, and the task is input-required, with @boss.")
     assert await looks(bus, only()) == []
+
+
+async def test_an_escalation_ends_the_handler_that_works_on_the_task(real_bus):
+    """The worker hears of it at once, whatever its lease, and says what became of the task."""
+    meeting, incidents = Meeting(), Incidents()
+    worker = real_bus.worker("@kilo", meeting, lease=600, on_incident=incidents, supervision=None)
+    async with at_work(worker, seconds=20):
+        await delegated(real_bus, deadline=now() + timedelta(seconds=0.3))
+        await meeting.of(1)
+        while not await looks(real_bus, only()):  # noqa: ASYNC110 - the deadline is a time of the server's clock
+            await anyio.sleep(0.05)
+        await incidents.until("it is escalated")
+    assert meeting.cancelled == ["t"]
+
+
+async def test_a_human_who_delegated_it_is_told_once(bus):
+    """There is nobody above @human: an escalation that stands there goes no further."""
+    await delegated(bus, sender="@human")
+    assert await looks(bus, only(acknowledge=0.001)) == ["t"]
+    await stale(bus)
+    assert await looks(bus, only(stale=1.0)) == []
+    assert await bus.connection.execute("ZCARD", bus.keys.escalations) == 0
 
 
 async def test_a_deadline_that_was_kept_is_forgotten(bus):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from taskbus.errors import NoServer, TimedOut
+from taskbus_agents import command
 from tests.taskbus_agents.place import OK, TASK
 from tests.taskbus_agents.waiting import all_gone
 
@@ -74,3 +76,16 @@ async def test_an_agent_that_removes_its_folder_has_done_its_work(place):
     await place.delegate()
     await place.serve(f'{OK}; rmdir "$PWD"')
     assert (await place.bus.task(TASK)).state == "completed"
+
+
+async def test_an_outage_at_the_end_of_a_command_is_waited_out():
+    """What a command has done is not lost because the server does not answer just then."""
+    answers = iter([NoServer(), TimedOut(), "submitted"])
+
+    async def ask():
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    assert await command._answered(ask) == "submitted"
