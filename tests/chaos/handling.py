@@ -9,6 +9,7 @@ import asyncio
 import os
 import random
 import signal
+from abc import ABC, abstractmethod
 from datetime import timedelta
 from itertools import count
 from typing import TYPE_CHECKING, TypeAlias
@@ -63,7 +64,7 @@ class Doom:
                 os.kill(os.getpid(), signal.SIGSTOP if trap.freezes else signal.SIGKILL)
 
 
-class Handling:
+class Handling(ABC):
     """What both handlers have in common: the notes that they leave, and the crash points."""
 
     def __init__(self, history: History, doom: Doom, folder: Path, lease: float) -> None:
@@ -98,9 +99,9 @@ class Handling:
         self._doom.reached("handler-end")
         return said
 
+    @abstractmethod
     async def act(self, work: Work, nonce: str) -> Said:
         """What is done."""
-        raise NotImplementedError
 
     async def pause(self, leases: float) -> None:
         """Work for so many leases."""
