@@ -15,7 +15,7 @@ from taskbus import json, shape
 from taskbus.envelope import MAX_BYTES, AnyEnvelope, MessageType, Status
 from taskbus.errors import InvalidEnvelope, Problem
 from taskbus.findings import findings, place, printable
-from taskbus.validation import ENVELOPES, bounded, derived_id, in_utc
+from taskbus.validation import ENVELOPES, bounded, derived_id, header_is_formed, in_utc, is_formed, may_hold_forbidden
 
 if TYPE_CHECKING:
     from typing import BinaryIO
@@ -24,7 +24,7 @@ JSON: Final = "application/json"
 XML: Final = "application/xml"
 
 
-class Document(msgspec.Struct, frozen=True):
+class Document(msgspec.Struct, frozen=True, gc=False):
     """An envelope and the bytes in which its sender wrote it.
 
     `source` are the bytes that it was read from where those were no document themselves, such as the handoff
@@ -83,11 +83,16 @@ def decode(body: bytes, content_type: str = JSON, *, id: str | None = None, type
     if content_type == XML:
         envelope = _read_xml(body, None)
         return msgspec.structs.replace(envelope, id=id) if id else envelope
+    head = None
     try:
         head = None if type and id else _HEAD.decode(body)
         envelope = _DECODERS[cast("MessageType", type or (head and head.type))].decode(body)
+        # Its sender may have escaped whatever it liked; what is written of it has an escape only where it must be.
+        odd = may_hold_forbidden(body) and may_hold_forbidden(json.write(envelope))
     except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, RecursionError):
         # A byte order mark, or 1.0 for an integer: legal, and seldom enough to go the long way.
+        odd, envelope = True, None
+    if envelope is None or odd or not header_is_formed(envelope):
         envelope = json.read(body)
         return msgspec.structs.replace(envelope, id=id) if id else envelope
     if id is None and head is not None and head.id is None:
@@ -132,10 +137,11 @@ def validated(envelope: AnyEnvelope) -> bytes:
     if not 2000 <= context.timestamp.year < 2200 or (context.deadline and not 2000 <= context.deadline.year < 2200):
         raise _refused(envelope, "a time")
     # JSON has no word for NaN and infinity: they are written as null, and come back as nothing.
-    if isinstance(payload, Status) and payload.fraction is not None and not isfinite(payload.fraction):
+    if envelope.type == "status" and not isfinite(cast("Status", payload).fraction or 0.0):
         raise _refused(envelope, "a fraction that is no number")
-    bounded(body)
-    return body
+    if not is_formed(envelope, body) and (problems := _problems(envelope)):
+        raise InvalidEnvelope(problems)
+    return bounded(body)
 
 
 def _refused(envelope: AnyEnvelope, reason: str) -> InvalidEnvelope:

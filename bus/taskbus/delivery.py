@@ -11,16 +11,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from taskbus.append import Appended, Settlement, Submission, Unit, all_appended, commit, script, task_of
-from taskbus.codec import Document, document
+from taskbus.codec import JSON, Document, document
 from taskbus.envelope import NAME_PATTERN, PRIORITIES, new_id
 from taskbus.errors import ForeignEntry, UsageError
 from taskbus.lifecycle import BUS, DELIVERED
 from taskbus.log import Entry
 from taskbus.payload import ID_PATTERN, TASK_PATTERN
+from taskbus.position import Position
 from taskbus.validation import hashed_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from typing import Any
 
     from taskbus.connection import Connection
     from taskbus.envelope import AnyEnvelope
@@ -160,15 +162,15 @@ class Inbox:
         else:
             reply = await self._connection.run(script("take"), names, args)
         last, lapse, found, missing, newest, before, born, remade = cast(
-            "tuple[list[bytes], int, list[list[object]], list[bytes], bytes, bytes, bytes, list[bytes]]", reply
+            "tuple[list[bytes], int, list[Any], list[bytes], bytes, bytes, bytes, list[bytes]]", reply
         )
         deliveries: list[Delivery] = []
         foreign: list[tuple[Unit, bytes]] = []
-        for fields in found:
+        for what, record, body in zip(found[::3], found[1::3], found[2::3], strict=True):
             try:
-                deliveries.append(self._delivery(fields))
+                deliveries.append(self._delivery(what, record, body))
             except ForeignEntry:
-                foreign.append(self._taking_out(fields))
+                foreign.append(self._taking_out(what))
         if foreign:
             await commit(self._connection, self._keys, [unit for unit, _ in foreign])
         self.is_uncertain = False
@@ -277,17 +279,25 @@ class Inbox:
                 break
         return found
 
-    def _delivery(self, fields: list[object]) -> Delivery:
-        name, token, tries, position, flat, record = cast(
-            "tuple[bytes, bytes, int, bytes, list[bytes], bytes]", tuple(fields)
-        )
-        entry = Entry.of(position.decode(), dict(zip(flat[::2], flat[1::2], strict=True)), shard=self._keys.shard)
+    def _delivery(self, what: bytes, record: bytes, body: bytes | list[bytes]) -> Delivery:
+        """A delivery, as `scripts/take.lua` gives it. Raises ForeignEntry for what taskbus did not write."""
+        shard = self._keys.shard
+        if isinstance(body, bytes):
+            try:
+                name, token, tries, position, id, kind, sender, recipient, task = what.decode().split(" ")
+            except ValueError as error:
+                raise ForeignEntry("A log entry was not written by taskbus.") from error
+            at = Position.parse(position, shard=shard)
+            entry = Entry(at, id, kind, sender, recipient, task, task, "normal", JSON, body)
+        else:
+            name, token, tries, position = what.decode().split(" ")
+            entry = Entry.of(position, dict(zip(body[::2], body[1::2], strict=True)), shard=shard)
         if not _HEADER.fullmatch(f"{entry.id} {entry.sender} {entry.task} {entry.root}"):
             raise ForeignEntry(f"The log's entry {entry.position} was not written by taskbus.")
         known = task_of(entry.task, record.decode()) if record else None
-        return Delivery(self.agent, name.decode(), int(token), tries, entry, known)
+        return Delivery(self.agent, name, int(token), int(tries), entry, known)
 
-    def _taking_out(self, fields: list[object]) -> tuple[Unit, bytes]:
+    def _taking_out(self, what: bytes) -> tuple[Unit, bytes]:
         """What takes a delivery out of the inbox that cannot be one, with the position that it stands for."""
-        name, token, _, position, _, _ = cast("tuple[bytes, bytes, int, bytes, list[bytes], bytes]", tuple(fields))
+        name, token, _, position = what.split(b" ", 4)[:4]
         return Unit((), Settlement(self.agent, name.decode(), int(token), self.consumer, "-")), position

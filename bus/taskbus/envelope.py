@@ -18,11 +18,13 @@ import uuid_utils
 from msgspec import Meta
 
 from taskbus.payload import (
+    ID_PATTERN,
     MARKERS,
     MESSAGE_TYPES,
     NAME_PATTERN,
     PAYLOADS,
     SPOKEN,
+    TASK_PATTERN,
     Acknowledgment,
     Answer,
     Artifact,
@@ -49,6 +51,7 @@ from taskbus.payload import (
     Text,
     Verdict,
     Words,
+    apart,
 )
 
 __all__ = [
@@ -117,6 +120,10 @@ TIME_PATTERN = (
 )
 """Years 2000 to 2199, at most microseconds, an offset from UTC always: narrower than RFC 3339, wide enough."""
 
+# In the header the forms are checked all at once, by `taskbus.validation`.
+_ID = Annotated[str, apart(ID_PATTERN)]
+_Name = Annotated[str, apart(NAME_PATTERN)]
+_Task = Annotated[str, apart(TASK_PATTERN)]
 Time = Annotated[datetime, Meta(tz=True)]
 Priority: TypeAlias = Literal["critical", "high", "normal", "low"]
 PRIORITIES: tuple[Priority, ...] = get_args(Priority)
@@ -126,11 +133,11 @@ GateOutcome: TypeAlias = Literal["passed", "failed", "skipped", "not-triggered"]
 class Context(Part, frozen=True, kw_only=True):
     """Where the envelope belongs: its task, what caused it, until when it matters."""
 
-    task_id: Annotated[TaskID, Meta(description="The task.")]
-    parent_task: Annotated[TaskID | None, Meta(description="The task that this one is a part of.")] = None
+    task_id: Annotated[_Task, Meta(description="The task.")]
+    parent_task: Annotated[_Task | None, Meta(description="The task that this one is a part of.")] = None
     timestamp: Annotated[Time, Meta(description="When the sender wrote it; with an offset from UTC.")]
-    correlation_id: Annotated[TaskID | None, Meta(description="The root task of the tree.")] = None
-    causation_id: Annotated[EnvelopeID | None, Meta(description="The envelope that caused this one.")] = None
+    correlation_id: Annotated[_Task | None, Meta(description="The root task of the tree.")] = None
+    causation_id: Annotated[_ID | None, Meta(description="The envelope that caused this one.")] = None
     traceparent: Annotated[
         Annotated[str, Meta(pattern=_TRACE_PATTERN)] | None,
         Meta(description="W3C Trace Context of the sender."),
@@ -220,12 +227,12 @@ class Envelope(Part, Generic[P_co], frozen=True, kw_only=True):
     """One immutable message. `type` always agrees with the payload's class (else ValueError)."""
 
     id: Annotated[
-        EnvelopeID,
+        _ID,
         Meta(description="UUIDv7. Left out, it is derived from the timestamp and the bytes of the document."),
     ] = msgspec.field(default_factory=new_id)
     spec: Annotated[Spec, Meta(description="Version of the format.")] = SPEC
-    sender: Annotated[Name, Meta(description="Who says it.")]
-    recipient: Annotated[Name, Meta(description="To whom.")]
+    sender: Annotated[_Name, Meta(description="Who says it.")]
+    recipient: Annotated[_Name, Meta(description="To whom.")]
     type: Annotated[
         MessageType,
         Meta(description="What kind of message it is.", extra={"words": {"completion": "task-completion"}}),

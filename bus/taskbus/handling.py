@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass, field
+import math
+from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
 
-from taskbus.append import all_appended
+from taskbus.append import Submission, Unit, all_appended
 from taskbus.codec import JSON, Document, encode
 from taskbus.delivery import Release
 from taskbus.envelope import Acknowledgment, now
@@ -31,13 +32,14 @@ from taskbus.errors import (
     Unavailable,
     UsageError,
 )
+from taskbus.held import Held
 from taskbus.setbacks import Setback, printable, records, single
 from taskbus.work import Handler, Outcome, Returned, Settled, Work, outcomes
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from taskbus.append import Answers, Appended, Unit
+    from taskbus.append import Answers, Appended
     from taskbus.client import Bus
     from taskbus.delivery import Delivery, Inbox
     from taskbus.envelope import AnyEnvelope
@@ -47,33 +49,16 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("taskbus.worker")
 # Without a handler of its own, Python prints what nobody configured logging for: a library must not.
 logging.getLogger("taskbus").addHandler(logging.NullHandler())
+_ACCEPTED = Outcome(Acknowledgment(accepted=True))
 _SOON = 0.1
 """Seconds that what waits for a quota waits at least."""
 
 
-@dataclass(eq=False, slots=True)
-class Held:
-    """A delivery in a worker's hands. `since` is when its lease began last, on anyio's clock.
-
-    `acknowledging` is set once the log has its acknowledgment, where it needs one and that was asked for. Its handler
-    runs in `scope`. It is decided once there is nothing left but to tell the server; lost when it is somebody else's;
-    recalled when it is to be handed back instead of finished.
-    """
-
-    delivery: Delivery
-    since: float
-    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
-    acknowledging: anyio.Event | None = None
-    is_asked: bool = False
-    is_decided: bool = False
-    is_lost: bool = False
-    is_recalled: bool = False
-
-
 class Handling:
-    """Everything that one worker holds. `held` are its deliveries by token.
+    """Everything that one worker holds. `held` are its deliveries by token, `running` those whose handlers run.
 
-    `begin` is called before each handler, and `on_change` when there is less in hand, or more.
+    `begin` is called before a handler whose delivery's lease is half over, `on_change` when there is less in hand, or
+    more.
     """
 
     def __init__(
@@ -99,6 +84,7 @@ class Handling:
         self._on_change = on_change
         self._on_settled = on_settled
         self.held: dict[int, Held] = {}
+        self.running: set[Held] = set()
         self.settled = 0
 
     def hold(self, deliveries: Sequence[Delivery], since: float) -> list[Held]:
@@ -112,78 +98,117 @@ class Handling:
         self._on_change()
         return taken
 
-    def acknowledge(self, taken: Sequence[Held]) -> None:
+    async def acknowledge(self, taken: Sequence[Held]) -> None:
         """Have what is new work acknowledged, unless that was done when something else had to be told of it."""
         for held in taken:
             self._acknowledge(held)
 
     def _acknowledge(self, held: Held) -> None:
-        """Acknowledge new work, once; what is given up without being handled is not."""
+        submission = self._acknowledgment(held)
+        if submission is not None:
+            held.is_acknowledging = True
+            self._settling.settle(held.delivery.token, Unit((submission,)), partial(self._acknowledged, held))
+
+    def _acknowledgment(self, held: Held) -> Submission | None:
+        """What acknowledges new work, once; what is given up without being handled needs none."""
         delivery = held.delivery
         if held.is_asked or held.is_decided or held.is_lost:
-            return
+            return None
         held.is_asked = True
         if delivery.state != "submitted" or not delivery.is_work or delivery.tries > self._terms.attempts:
-            return
+            return None
         try:
-            reply = self._work(held).reply(Outcome(Acknowledgment(accepted=True)), number=0)
+            reply = self._work(held).reply(_ACCEPTED, number=0)
         except InvalidEnvelope:
-            return
-
-        def acknowledged(answer: Answers | TaskbusError) -> None:
-            try:
-                all_appended(answer)
-            except TaskbusError as error:
-                self.lose(held, error.message)
-            event, held.acknowledging = held.acknowledging, None
-            if event is not None:
-                event.set()
-
-        held.acknowledging = anyio.Event()
+            return None
         # Composed here of parts that are valid, it needs no check, which costs more than all the rest of it.
-        unit = self._inbox.publication(delivery, Document(reply, encode(reply), JSON))
-        self._settling.settle(delivery.token, unit, acknowledged)
+        return Submission(Document(reply, encode(reply), JSON), delivery.token)
+
+    def _acknowledged(self, held: Held, answer: Answers | TaskbusError) -> None:
+        try:
+            all_appended(answer)
+        except TaskbusError as error:
+            self.lose(held, error.message)
+        held.is_acknowledging = False
+        if held.acknowledged is not None:
+            held.acknowledged.set()
+
+    async def _wait_acknowledged(self, held: Held) -> None:
+        self._acknowledge(held)
+        if held.is_acknowledging:
+            held.acknowledged = held.acknowledged or anyio.Event()
+            await held.acknowledged.wait()
 
     def _work(self, held: Held) -> Work:
         """The delivery as its handler sees it. Raises InvalidEnvelope for what cannot be decoded."""
-        delivery = held.delivery
+        if held.work is None:
+            delivery = held.delivery
+            reply_to = delivery.known.delegator if delivery.known else delivery.entry.sender
+            acknowledged = partial(self._wait_acknowledged, held)
+            held.work = Work(self._bus, delivery, delivery.entry.envelope, reply_to, acknowledged)
+        return held.work
 
-        async def acknowledged() -> None:
-            self._acknowledge(held)
-            if held.acknowledging is not None:
-                await held.acknowledging.wait()
+    async def handle(self, comes: Callable[[], Awaitable[Held]]) -> None:
+        """Handle each delivery that comes, one after the other, until cancelled."""
+        while True:
+            await self._handle_some(comes)
 
-        reply_to = delivery.known.delegator if delivery.known else delivery.entry.sender
-        return Work(self._bus, delivery, delivery.entry.envelope, reply_to, acknowledged)
+    async def _handle_some(self, comes: Callable[[], Awaitable[Held]]) -> None:
+        """Handle one after the other, until a handler fails or is cancelled.
 
-    async def handle(self, held: Held) -> None:
+        So long they have one scope in common: to make and to enter one takes longer than all else about a delivery.
+        """
+        held = None
+        try:
+            with anyio.CancelScope() as scope:
+                while not scope.cancel_called:
+                    held = None
+                    held = await comes()
+                    held.scope = scope
+                    self.running.add(held)
+                    await self._handle(held, scope)
+                    self._ended(held)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if held is None or task is None or task.cancelling():
+                raise
+            # Nobody cancels the handler: something that it awaited was cancelled, which must not end the worker.
+            self._failed(held, Retryable("something that the handler waited for was cancelled"))
+        except Exception as error:  # the handler's failure is the delivery's, not the worker's
+            if held is None:
+                raise
+            self._failed(held, error)
+        else:
+            if held is not None and scope.cancelled_caught:
+                self._cut_off(held)
+        finally:
+            if held is not None:
+                self._ended(held)
+
+    async def _handle(self, held: Held, scope: anyio.CancelScope) -> None:
         """Call the handler, and decide what becomes of the delivery."""
-        delivery = held.delivery
         try:
             work = self._work(held)
         except InvalidEnvelope as error:
             self._set_back(held, Setback("undecodable", printable(error.message)))
             return
-        if delivery.tries > self._terms.attempts:
+        if held.delivery.tries > self._terms.attempts:
             self._set_back(held, Setback("lost", "the workers that had it were lost, or did not end it in time"))
             return
-        try:
-            with held.scope:
-                await self._begin(held)
-                if self._terms.hard_limit is not None:
-                    held.scope.deadline = anyio.current_time() + self._terms.hard_limit
-                if not held.is_lost:
-                    self._returned(held, work, await self._handler(work))
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
-            # Nobody cancels the handler: something that it awaited was cancelled, which must not end the worker.
-            self._failed(held, Retryable("something that the handler waited for was cancelled"))
-        except Exception as error:  # noqa: BLE001 - the handler's failure is the delivery's, not the worker's
-            self._failed(held, error)
-        if held.scope.cancelled_caught:
-            self._cut_off(held)
+        if asyncio.get_running_loop().time() - held.since > self._terms.lease / 2:
+            await self._begin(held)
+        if self._terms.hard_limit is not None:
+            scope.deadline = anyio.current_time() + self._terms.hard_limit
+        if not held.is_lost:
+            self._returned(held, work, await self._handler(work))
+        if self._terms.hard_limit is not None:
+            scope.deadline = math.inf
+
+    def _ended(self, held: Held) -> None:
+        if held.scope is not None:
+            held.scope = held.work = None  # not to go in a circle, which would be the garbage collector's to find
+            self.running.discard(held)
+            self._on_change()
 
     def _returned(self, held: Held, work: Work, returned: Returned) -> None:
         if held.is_lost:
@@ -193,8 +218,32 @@ class Handling:
             unit = self._inbox.settlement(held.delivery, found)
         except (InvalidEnvelope, UsageError) as error:
             self._refused(held, error)
-        else:
+            return
+        acknowledgment = self._acknowledgment(held)  # before whatever ends the work
+        if acknowledgment is None:
             self._settle(held, found, unit)
+            return
+        held.is_decided = True
+        both = Unit((acknowledgment, *unit.submissions), unit.move)
+        then = partial(self._settled_at_once, held, found, acknowledgment, unit)
+        self._settling.settle(held.delivery.token, both, then)
+
+    def _settled_at_once(
+        self,
+        held: Held,
+        found: Sequence[AnyEnvelope | Document],
+        acknowledgment: Submission,
+        unit: Unit,
+        answer: Answers | TaskbusError,
+    ) -> None:
+        """Acknowledged and settled in one; where that was refused, each of the two is told by itself what is wrong."""
+        try:
+            appended = all_appended(answer)
+        except TaskbusError:
+            self._settling.settle(held.delivery.token, Unit((acknowledgment,)), partial(self._acknowledged, held))
+            self._settle(held, found, unit)
+        else:
+            self._done(held, found, appended[1:])
 
     def _cut_off(self, held: Held) -> None:
         """What becomes of a delivery whose handler was cancelled."""
@@ -216,7 +265,7 @@ class Handling:
             return
         if not isinstance(error, (Failure, Unavailable, TimedOut)):
             _LOG.error("The handler of %s failed on %s %s", held.delivery.agent, entry.type, entry.id, exc_info=raised)
-        if held.scope.cancel_called:
+        if held.scope is not None and held.scope.cancel_called:
             self._cut_off(held)  # it failed because it was cancelled
         else:
             self._set_back(held, Setback.of(error))
@@ -272,24 +321,23 @@ class Handling:
         self._settling.settle(held.delivery.token, unit, parked)
 
     def _settle(self, held: Held, found: Sequence[AnyEnvelope | Document], unit: Unit) -> None:
-        def settled(answer: Answers | TaskbusError) -> None:
-            try:
-                appended = all_appended(answer)
-            except DuplicateID as error:
-                if error.envelope in {held.delivery.outcome_id(number + 1) for number in range(len(found))}:
-                    # An attempt before this one has published its outcome: that one stands.
-                    self._report(f"The outcome of task {held.delivery.task} stands already, from an earlier attempt.")
-                    self._settle(held, (), self._inbox.settlement(held.delivery))
-                else:
-                    self._refused(held, error)
-            except (Conflict, NotFound) as error:
-                self._refused(held, error)
-            else:
-                self._done(held, found, appended)
-
-        self._acknowledge(held)  # before whatever ends the work
         held.is_decided = True
-        self._settling.settle(held.delivery.token, unit, settled)
+        self._settling.settle(held.delivery.token, unit, partial(self._settled, held, found))
+
+    def _settled(self, held: Held, found: Sequence[AnyEnvelope | Document], answer: Answers | TaskbusError) -> None:
+        try:
+            appended = all_appended(answer)
+        except DuplicateID as error:
+            if error.envelope in {held.delivery.outcome_id(number + 1) for number in range(len(found))}:
+                # An attempt before this one has published its outcome: that one stands.
+                self._report(f"The outcome of task {held.delivery.task} stands already, from an earlier attempt.")
+                self._settle(held, (), self._inbox.settlement(held.delivery))
+            else:
+                self._refused(held, error)
+        except (Conflict, NotFound) as error:
+            self._refused(held, error)
+        else:
+            self._done(held, found, appended)
 
     def _refused(self, held: Held, error: TaskbusError) -> None:
         """The outcome is not valid or not legal: trying again would not change that."""
@@ -307,7 +355,8 @@ class Handling:
         """Somebody else has it, or nobody needs it any more: its handler is cancelled, and nothing published."""
         if not held.is_lost:
             held.is_lost = True
-            held.scope.cancel()
+            if held.scope is not None:
+                held.scope.cancel()
             self._report(f"Task {held.delivery.task} is no longer ours: {why}")
             self._forget(held)
 

@@ -6,8 +6,11 @@ fold with it, and the tests compare the two exhaustively. The states carry A2A's
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias, cast, get_args
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from taskbus.envelope import Acknowledgment, Completion, Delegation, Parking, Verdict
 
@@ -129,8 +132,7 @@ TO_ASSIGNEE: frozenset[Event] = frozenset({"answer", "verdict:accepted", "verdic
 delegator or to the human, for only they may answer; and nothing is delegated to the bus itself."""
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
+class Task(Struct, frozen=True):
     """What the bus knows of a task.
 
     `lease` is the end of its lease, `deadline` that of its time, both in milliseconds since the epoch, and 0 without
@@ -160,6 +162,12 @@ class Task:
         return self.coordinator if self.state == "escalated" else self.delegator
 
 
+_PLAIN: frozenset[MessageType] = frozenset(
+    cast("tuple[MessageType, ...]", ("delegation", "status", "question", "answer", "escalation", "cancellation"))
+)
+"""The types that are one event each."""
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
     """What the lifecycle looks at in an envelope; `token` is None for what is sent without a delivery.
@@ -180,6 +188,8 @@ Refusal: TypeAlias = Literal["lifecycle", "fenced", "held", "recipient", "unknow
 
 def event_of(envelope: AnyEnvelope) -> Event:
     """The event that an envelope is."""
+    if envelope.type in _PLAIN:
+        return cast("Event", envelope.type)
     payload = envelope.payload
     if isinstance(payload, Acknowledgment):
         return "acknowledgment:accepted" if payload.accepted else "acknowledgment:declined"
@@ -187,10 +197,9 @@ def event_of(envelope: AnyEnvelope) -> Event:
         return "completion:failure" if payload.result.status == "failure" else "completion:done"
     if isinstance(payload, Verdict):
         return "verdict:accepted" if payload.decision == "accepted" else "verdict:rejected"
-    if isinstance(payload, Parking):
-        resumes = payload.resumes and payload.parking == "replayed"
-        return cast("Event", f"parking:{'resumed' if resumes else payload.parking}")
-    return cast("Event", envelope.type)
+    parking = cast("Parking", payload)
+    resumes = parking.resumes and parking.parking == "replayed"
+    return cast("Event", f"parking:{'resumed' if resumes else parking.parking}")
 
 
 def message_of(envelope: AnyEnvelope, token: int | None = None) -> Message:

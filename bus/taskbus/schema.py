@@ -139,6 +139,7 @@ def _adapted(schema: Any) -> Any:
         return schema
     adapted = {key: _adapted(value) for key, value in cast("dict[str, Any]", schema).items()}
     if isinstance(pattern := adapted.get("pattern"), str):
+        del adapted["pattern"]  # it stands last, whether msgspec knows of it or not
         adapted["pattern"] = _pattern(pattern)
     if adapted.get("format") == "date-time":
         adapted["pattern"] = _pattern(TIME_PATTERN)

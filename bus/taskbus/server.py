@@ -195,6 +195,10 @@ async def _start(folder: ServerFolder, durability: Durability | None) -> Running
 def _launch(binary: Path, folder: ServerFolder, log: IO[bytes], life: int) -> int:
     """The exit code of the program, which leaves the server behind as a process of its own."""
     environment = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL", "TZ") if name in os.environ}
+    # The scripts make and free hundreds of small objects in each call. With room for 2000 of a size, rather than 7, the
+    # allocator of glibc gives back what was just freed, which spares the server a tenth of its work. It may keep up to
+    # 64 MB of them. Other C libraries do not look at this.
+    environment["GLIBC_TUNABLES"] = "glibc.malloc.tcache_count=2000"
     try:
         return subprocess.run(
             [binary, folder.config],

@@ -46,18 +46,23 @@ class Settling:
         self._releases: list[tuple[Release, Callable[[], None]]] = []
         self._decided = anyio.Event()
         self._idle = anyio.Event()
-        self._busy = False
+        self._busy = self._asleep = False
         self._most = BATCH
 
     def settle(self, token: int, unit: Unit, then: Then) -> None:
         """Have a unit appended, after those under the same token; `then` is told of its answers."""
         self._units.append((token, unit, then))
-        self._decided.set()
+        self._wake()
 
     def release(self, release: Release, then: Callable[[], None]) -> None:
         """Have a delivery given back; `then` is told when it is, or was somebody else's."""
         self._releases.append((release, then))
-        self._decided.set()
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._asleep:
+            self._asleep = False
+            self._decided.set()
 
     async def drained(self) -> None:
         """Wait until everything that was decided is carried out."""
@@ -73,6 +78,7 @@ class Settling:
                 self._most = BATCH
                 self._idle.set()
                 self._decided = anyio.Event()
+                self._asleep = True
                 await self._decided.wait()
             self._busy = True
             await self._step()
@@ -86,6 +92,10 @@ class Settling:
     async def _step(self) -> None:
         if self._units:
             await self._settle(self._units[: self._most])
+        if self._releases:
+            await self._give_back()
+
+    async def _give_back(self) -> None:
         # What is still to be said of a delivery is said before it is given back.
         unsaid = {token for token, _, _ in self._units}
         releases = [each for each in self._releases if each[0].delivery.token not in unsaid][:BATCH]

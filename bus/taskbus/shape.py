@@ -224,7 +224,7 @@ def _scalar(kind: inspect.Type, extra: Mapping[str, Any], order: tuple[str, ...]
             return Scalar(
                 kind="string",
                 free=bool(extra.get("text")),
-                pattern=kind.pattern,
+                pattern=kind.pattern or extra.get("pattern"),
                 form=extra.get("form"),
                 min_length=kind.min_length or 0,
             )

@@ -7,11 +7,12 @@ where it cannot make one. Called by the worker; knows nothing of leases and sett
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias, cast
 
+from msgspec import Struct
+
 from taskbus.codec import Document
-from taskbus.envelope import Envelope, Payload, Status, Usage, compose
+from taskbus.envelope import PAYLOADS, Envelope, Payload, Status, Usage, compose
 from taskbus.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,8 +22,7 @@ if TYPE_CHECKING:
     from taskbus.envelope import AnyEnvelope
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True, gc=False):
     """A payload with what models used for it; to another recipient than the delegator, where one is named."""
 
     payload: Payload
@@ -30,12 +30,14 @@ class Outcome:
     recipient: str | None = None
 
 
+_PAYLOADS = frozenset(PAYLOADS.values())
+
+
 async def _at_once() -> None:
     """Nothing has to be acknowledged."""
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(Struct, frozen=True):
     """One delivery, as a handler sees it. `envelope` is the message; `bus` is there to read and publish more.
 
     The worker acknowledges new work while its handler begins; `await acknowledged()` before publishing anything about
@@ -81,6 +83,8 @@ Settled: TypeAlias = "Callable[[Delivery, Sequence[AnyEnvelope | Document], Sequ
 
 def outcomes(work: Work, returned: Returned) -> list[AnyEnvelope | Document]:
     """What a handler returned, as envelopes. Raises UsageError for what is none of what it may return."""
+    if type(returned) in _PAYLOADS:  # what most handlers return, the short way
+        return [work.reply(Outcome(cast("Payload", returned)), number=1)]
     return [
         work.reply(item, number=number) if isinstance(item, Outcome) else item
         for number, item in enumerate(_listed(returned), start=1)

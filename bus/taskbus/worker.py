@@ -12,12 +12,11 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar, cast
 
 import anyio
-import anyio.lowlevel
 
 from taskbus.delivery import Release
 from taskbus.envelope import PRIORITIES, new_id
 from taskbus.errors import NotFound, TimedOut, Unavailable
-from taskbus.handling import Handling, Held
+from taskbus.handling import Handling
 from taskbus.lifecycle import DELIVERED
 from taskbus.mending import mend
 from taskbus.settling import Settling
@@ -26,10 +25,13 @@ from taskbus.supervision import watch
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from anyio.abc import TaskGroup
+
     from taskbus.client import Bus
     from taskbus.delivery import Taken
     from taskbus.envelope import AnyEnvelope, Escalation
     from taskbus.errors import TaskbusError
+    from taskbus.held import Held
     from taskbus.terms import Terms
     from taskbus.work import Handler, Settled
 
@@ -43,7 +45,8 @@ _LAST = 2.0
 """Seconds for what is left to be told to the server when the worker ends at once."""
 _TICK = 0.1
 """Seconds by which the end of a blocking read may come late: a server that does nothing else looks ten times in one."""
-_MOST = 200
+_MOST = 100
+"""Deliveries in one take, at most: the server is to work on the next ones while these are handled."""
 _T = TypeVar("_T")
 _URGENCY = {priority: number for number, priority in enumerate(PRIORITIES)}
 
@@ -80,14 +83,15 @@ class Worker:
             on_settled=on_settled,
         )
         self._queue: list[tuple[int, int, Held]] = []
-        self._running: set[Held] = set()
         self._stopping = False
         self._until_idle = False
         self._end = math.inf
         self._waiting: anyio.CancelScope | None = None
         self._changed = anyio.Event()
-        self._queued = anyio.Event()
         self._away = False
+        self._has_changed = False
+        self._resting: list[anyio.Event] = []
+        self._is_calling = False
         self._newest = self._born = 0
         self._told_holders = False
         self.advice: str | None = None
@@ -100,7 +104,7 @@ class Worker:
     @property
     def handling(self) -> int:
         """How many handlers run."""
-        return len(self._running)
+        return len(self._handling.running)
 
     def stop(self, grace: float | None = None) -> None:
         """Take no more, and hand back what no handler has begun with.
@@ -130,14 +134,14 @@ class Worker:
                 if self._terms.supervision is not None:
                     group.start_soon(watch, self._bus, self._terms.supervision, self._tell_escalation)
                 for _ in range(self._terms.concurrency):
-                    group.start_soon(self._work)
-                await self._intake(until_idle=until_idle, limit=limit)
+                    group.start_soon(self._handling.handle, self._next)
+                await self._intake(group, until_idle=until_idle, limit=limit)
                 await self._finish()
                 group.cancel_scope.cancel()
         finally:
             await self._leave()
 
-    async def _intake(self, *, until_idle: bool, limit: int | None) -> None:
+    async def _intake(self, group: TaskGroup, *, until_idle: bool, limit: int | None) -> None:
         """Take deliveries as long as there is room for them."""
         left: float = math.inf if limit is None else limit
         self._until_idle = until_idle
@@ -162,9 +166,9 @@ class Worker:
                 for each in held:
                     urgency = _URGENCY.get(each.delivery.entry.priority, len(_URGENCY))
                     heapq.heappush(self._queue, (urgency, each.delivery.token, each))
-                self._queued.set()
-                await anyio.lowlevel.checkpoint()  # handlers begin now, before this worker has anything sent
-                self._handling.acknowledge(held)
+                self._call()
+                # Handlers begin now, before anything of theirs is sent, and while the server looks for more.
+                group.start_soon(self._handling.acknowledge, held)
             if taken.remade:
                 await self._interrupted(self._mend, taken.remade)
             elif not taken.deliveries and not taken.missing:
@@ -208,23 +212,25 @@ class Worker:
             f"that only inform may be missing, and stand in the log."
         )
 
-    async def _work(self) -> None:
-        """Handle one delivery after the other, the most urgent of those that are held first."""
+    async def _next(self) -> Held:
+        """The delivery to be handled next: the most urgent of those that are held."""
         while True:
             while self._stopping or not self._queue:
-                if self._queued.is_set():
-                    self._queued = anyio.Event()
-                await self._queued.wait()
+                called = anyio.Event()
+                self._resting.append(called)
+                await called.wait()
+                self._is_calling = False
             held = heapq.heappop(self._queue)[2]
             self._change()
-            if held.is_lost:
-                continue
-            self._running.add(held)
-            try:
-                await self._handling.handle(held)
-            finally:
-                self._running.discard(held)
-                self._change()
+            if not held.is_lost:
+                self._call()
+                return held
+
+    def _call(self) -> None:
+        """Have another handler begin with what is left, where one rests: one after the other, for most end at once."""
+        if self._queue and self._resting and not self._is_calling:
+            self._is_calling = True
+            self._resting.pop().set()
 
     async def _beat(self) -> None:
         """Renew what is held, and hear at once when something of it is taken away: it came with a new message."""
@@ -297,22 +303,23 @@ class Worker:
 
     async def _finish(self) -> None:
         """End what was begun; when it was told to stop, within its grace."""
-        while self._handling.held or self._running:
+        running = self._handling.running
+        while self._handling.held or running:
             if self._stopping:
                 self._queue.clear()
-                running = {held.delivery.token for held in self._running}
-                for token, held in list(self._handling.held.items()):
-                    if token not in running and not held.is_decided:
+                for held in list(self._handling.held.values()):
+                    if held not in running and not held.is_decided:
                         self._handling.hand_back(held)
                 if anyio.current_time() >= self._end:
                     break
             with anyio.CancelScope(deadline=self._end):
                 await self._change_comes()
-        for held in self._running:
+        for held in running:
             held.is_recalled = True
-            held.scope.cancel()
+            if held.scope is not None:
+                held.scope.cancel()
         # However long they take to end, their leases are kept: nobody is to begin before they are done.
-        while self._running:
+        while running:
             await self._change_comes()
         with anyio.CancelScope(deadline=self._end + _LAST):
             await self._settling.drained()
@@ -343,12 +350,15 @@ class Worker:
         return None
 
     def _change(self) -> None:
-        self._changed.set()
+        if not self._has_changed:
+            self._has_changed = True
+            self._changed.set()
         if self._until_idle and self._waiting is not None and not self._handling.held:
             self._waiting.cancel()  # that may have been the last one
 
     async def _change_comes(self) -> None:
-        if self._changed.is_set():
+        if self._has_changed:
+            self._has_changed = False
             self._changed = anyio.Event()
         await self._changed.wait()
 

@@ -100,6 +100,7 @@ async def measure(url: str, count: int, rounds: int) -> Part:
         ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}"
         title = f"{name} {row['version'] or ''}"
         lines.append(f"{title:34}{number(row['rate']):>12}{'':>10}{ratio:>8}{row['target'] or '':>8}")
+    lines.append(f"taskbus with {party_taskbus.SETTINGS}")
     return Part(found, lines, all((row["ratio"] or 0) >= (row["target"] or 0) for row in found.values()))
 
 

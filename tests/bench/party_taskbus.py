@@ -19,6 +19,8 @@ from taskbus.worker import Worker
 
 CYCLE, WAKE = "bench-cycle:", "bench-wake:"
 AT_ONCE = 100
+READY = 3 * AT_ONCE
+SETTINGS = f"{AT_ONCE} delegations in one step; {AT_ONCE} handlers at once, {READY} more deliveries held ready"
 
 
 async def produce(url: str) -> None:
@@ -37,7 +39,7 @@ async def produce(url: str) -> None:
 async def work(url: str) -> None:
     """Completes each task."""
     async with Bus.connect(url, namespace=CYCLE) as bus:
-        worker = bus.worker("@kilo", complete, concurrency=AT_ONCE, prefetch=3 * AT_ONCE, on_incident=complain)
+        worker = bus.worker("@kilo", complete, concurrency=AT_ONCE, prefetch=READY, on_incident=complain)
         await attend_beside(worker, {})
 
 

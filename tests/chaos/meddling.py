@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import os
 import random
+import re
 import signal
 from contextlib import AsyncExitStack, suppress
 from functools import cache
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
     from tests.chaos.plan import Plan, Trap
     from tests.proxy import Act, Command
 
-SHARED = frozenset({"task"})
+SHARED = frozenset({"clock", "inbox", "record", "units"})
 """Parts of scripts that are none by themselves."""
+_MOVE = re.compile(rb"\d+ (settle|park|replay|drop) @")
 EMPTY = 120
 """The reply of a take that found nothing is shorter than so many bytes."""
 
@@ -132,13 +134,8 @@ def label(words: list[bytes]) -> str:
 
 
 def _moved(arguments: list[bytes]) -> str:
-    """What an append does with deliveries: its units have heads, and nine arguments for each of their envelopes."""
-    moves: set[str] = set()
-    at = 1
-    while at < len(arguments):
-        head = arguments[at].decode().split(" ")
-        moves.update(head[1:2])
-        at += 1 + 9 * int(head[0])
+    """What an append does with deliveries: it stands in the first line of a unit, after the number of its envelopes."""
+    moves = {found[1].decode() for each in arguments if (found := _MOVE.match(each))}
     return next((move for move in ("settle", "park", "replay", "drop") if move in moves), "append")
 
 

@@ -10,6 +10,8 @@ import copy
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
+from msgspec import structs
+
 from taskbus.lifecycle import DELIVERED, WORK, advance, event_of, message_of, refusal
 
 if TYPE_CHECKING:
@@ -84,13 +86,17 @@ class Move:
 
 @dataclass
 class Model:
-    """All that the server should know. `excused` are tasks that go on without a delivery: by hand, or by a drop."""
+    """All that the server should know. `excused` are tasks that go on without a delivery: by hand, or by a drop.
+
+    `forgotten` are envelopes of tasks that have ended, and that the server does not recognise any more.
+    """
 
     tasks: dict[str, Task] = field(default_factory=dict)
     work: dict[str, str | None] = field(default_factory=dict)
     copies: dict[str, Copy] = field(default_factory=dict)
     log: list[str] = field(default_factory=list)
     excused: set[str] = field(default_factory=set)
+    forgotten: set[str] = field(default_factory=set)
     newest: int = 0
     count: int = 0
 
@@ -158,7 +164,7 @@ class Model:
         taken.place, taken.due, taken.consumer, taken.token = "held", False, consumer, token
         taken.tries += 1
         if self.work[taken.task] == id:
-            self.tasks[taken.task] = replace(self.tasks[taken.task], token=token, lease=AHEAD)
+            self.tasks[taken.task] = structs.replace(self.tasks[taken.task], token=token, lease=AHEAD)
 
     def set_aside(self, id: str) -> None:
         """It waits behind a parked one of its task."""
@@ -178,7 +184,7 @@ class Model:
         late = self.copies[id]
         late.due = True
         if self.work[late.task] == id:
-            self.tasks[late.task] = replace(self.tasks[late.task], lease=min(self.tasks[late.task].lease, 1))
+            self.tasks[late.task] = structs.replace(self.tasks[late.task], lease=min(self.tasks[late.task].lease, 1))
 
     def release(self, hand: Hand, *, wait: float, counts: bool, reason: str) -> bool:
         """Somebody gives it back; whether it was still that one's."""
@@ -193,10 +199,10 @@ class Model:
     def _lease(self, hand: Hand, end: int) -> None:
         task = self.tasks[hand.delivery.task]
         if self.is_work(hand) and task.token == hand.delivery.token:
-            self.tasks[hand.delivery.task] = replace(task, lease=end)
+            self.tasks[hand.delivery.task] = structs.replace(task, lease=end)
 
     def _say(self, envelope: AnyEnvelope, token: int | None, move: Move | None) -> str | None:
-        if envelope.id in self.log:
+        if envelope.id in self.log and envelope.id not in self.forgotten:
             return "repeated"
         name, task, event = envelope.task, self.tasks.get(envelope.task), event_of(envelope)
         message = replace(message_of(envelope, token), moves=move is not None and move.kind == _MOVED.get(event))
@@ -215,7 +221,7 @@ class Model:
             if by_hand:
                 self.excused.add(name)
         if task is not None and (delivers or (by_hand and had_work)):
-            self.tasks[name] = replace(self.tasks[name], token=0)
+            self.tasks[name] = structs.replace(self.tasks[name], token=0)
         if envelope.recipient != "@bus":
             self.count += 1
             self.copies[envelope.id] = Copy(envelope.id, envelope.recipient, name, envelope.priority, self.count)
@@ -249,7 +255,7 @@ class Model:
                 continue
             self.count += 1
             moved.place, moved.round, moved.number, moved.tries = "waiting", moved.round + 1, self.count, 0
-            # Work goes on with the first of its deliveries.
-            work = work or (each if moved.is_work else None)
+            work = each if moved.is_work else work
             if resumes or was_it:
-                self.work[moved.task] = work or each
+                # A task that goes on does so with the newest of its deliveries; else the work stays what it was.
+                self.work[moved.task] = work if resumes else each

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from datetime import UTC, datetime
 
 import anyio
 import msgspec
 import pytest
 
-from taskbus.append import Appended, Settlement, Submission, Unit, Unparking, append, commit, task_of
+from taskbus.append import Appended, Settlement, Submission, Unit, Unparking, append, commit, script, task_of
 from taskbus.codec import JSON, XML, Document, document, encode, read
 from taskbus.envelope import (
     MAX_BYTES,
@@ -451,3 +453,13 @@ async def test_concurrent_appends_keep_each_senders_order(connection, keys):
     assert len(entries) == 401
     for name, ids in sent.items():
         assert [entry.id for entry in entries if entry.sender == name] == ids
+
+
+@pytest.mark.parametrize("name", ["append", "take", "renew", "release", "mend", "watch", "trim"])
+def test_the_places_of_a_script_have_names_of_their_own(name):
+    """No name stands for two places, and none that is used is declared nowhere."""
+    source = script(name).source
+    names = re.findall(r"\b[A-Z_]+\b", " ".join(re.findall(r"^-- (?:Places|and on): (.+)$", source, re.MULTILINE)))
+    assert names
+    assert [each for each, times in Counter(names).items() if times > 1] == []
+    assert re.findall(r"\w\[[A-Z_]+\]", source) == []

@@ -180,6 +180,55 @@ def test_an_envelope_built_in_python_is_checked(envelope: AnyEnvelope, problem: 
     assert refused(envelope)[0].startswith(problem)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("task_id", "a +b"),
+        ("task_id", "a "),
+        ("task_id", ""),
+        ("parent_task", ""),
+        ("parent_task", "+a"),
+        ("parent_task", "a +b"),
+        ("correlation_id", " "),
+        ("correlation_id", "x" * 129),
+        ("causation_id", ""),
+        ("causation_id", "0199f0a2-7c4e-4d31-9b5a-3e6f1c2d4a58"),
+    ],
+)
+def test_one_look_at_the_whole_header_finds_each_field_that_is_wrong(field: str, value: str) -> None:
+    """Also where two that are wrong together would read as two that are right; built in Python, read, or in the log."""
+    envelope = structs.replace(STATUS, context=structs.replace(STATUS.context, **{field: value}))
+    [problem] = refused(envelope)
+    assert problem.startswith(f"context.{field}: found ")
+    body = json.write(envelope)
+    for reader in (codec.read, codec.decode):
+        with pytest.raises(InvalidEnvelope) as caught:
+            reader(body)
+        assert [each.place for each in caught.value.problems] == [f"context.{field}"]
+
+
+@pytest.mark.parametrize("text", ["C:\\bin\\utf", "\\u0001", "é\t\n\u2028\x7f", "\ufffd", "😀"])
+def test_text_that_looks_like_an_escape_is_text(text: str) -> None:
+    """Whichever way it is written: only characters that XML cannot carry are refused."""
+    envelope = with_payload(Status(progress=text))
+    assert codec.decode(codec.validated(envelope)) == envelope
+    escaped = standard.dumps(standard.loads(json.write(envelope))).encode()
+    assert codec.decode(escaped) == codec.read(escaped).envelope == envelope
+
+
+@given(forbidden)
+def test_the_log_is_not_read_with_forbidden_text(character: str) -> None:
+    """However it came there, it is found, written as an escape or as itself."""
+    plain = standard.loads(json.write(STATUS))
+    plain["payload"]["progress"] = f"x{character}"
+    written = [standard.dumps(plain).encode()]
+    if not "\ud800" <= character <= "\udfff":
+        written.append(standard.dumps(plain, ensure_ascii=False).encode())
+    for body in written:
+        with pytest.raises(InvalidEnvelope):
+            codec.decode(body)
+
+
 def test_all_problems_of_an_envelope_are_listed() -> None:
     """Also of one that was built in Python."""
     payload = Delegation(goal="", constraints=("", "x"), artifacts=None)  # type: ignore[arg-type]

@@ -209,8 +209,8 @@ class Deliveries(RuleBasedStateMachine):
         names = [name for name, id in (await self.entries(late.agent)).items() if id == late.id]
         assert await execute("ZADD", keys.leases(late.agent), "XX", "CH", self.past, names[0]) == 1
         words = (await self.bus.connection.field(keys.index, f"task:{late.task}")).split(" ")
-        if words[9] == names[0]:
-            words[7] = str(min(1, int(words[7])))
+        if words[3] == names[0]:
+            words[5] = str(min(1, int(words[5])))
             await execute("HSET", keys.index, f"task:{late.task}", " ".join(words))
 
     @precondition(lambda self: self.hands)
@@ -279,8 +279,7 @@ class Deliveries(RuleBasedStateMachine):
     async def compared(self):
         """Compare everything that the server holds with the model."""
         keys, connection = self.bus.keys, self.bus.connection
-        entries = await connection.range(keys.log)
-        assert [fields[b"id"].decode() for _, fields in entries] == self.model.log, "each stands once, and in order"
+        assert await self.logged() == self.model.log, "each stands once, and in order"
         expected = {each.id: each.view() for each in self.model.copies.values() if each.place != "gone"}
         places = await self.places()
         assert places == expected
@@ -296,9 +295,13 @@ class Deliveries(RuleBasedStateMachine):
             if task.state in DELIVERED and (work is None or work.place == "gone"):
                 assert name in self.model.excused, f"{name} is {task.state}, and nobody has it"
             if work is not None and work.place in ("waiting", "held", "paused"):
-                assert names[work.agent][record.split(" ")[9]] == work.id
+                assert names[work.agent][record.split(" ")[3]] == work.id
 
     # How it is done
+
+    async def logged(self):
+        """The IDs of all envelopes."""
+        return [fields[b"id"].decode() for _, fields in await self.bus.connection.range(self.bus.keys.log)]
 
     def going_on(self):
         """The tasks that have not ended."""

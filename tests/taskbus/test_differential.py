@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from taskbus.append import Appended, Submission, Unit, commit, task_of
 from taskbus.codec import document
@@ -108,7 +108,7 @@ async def left(connection, keys):
     records = {}
     for task in {entry.task for entry in entries}:
         record = await connection.field(keys.index, f"task:{task}")
-        delivered = record.split(" ")[9] != "-"
+        delivered = record.split(" ")[3] != "-"
         records[task] = replace(task_of(task, record), token=0), delivered
     inboxes = {}
     for agent in AGENTS:

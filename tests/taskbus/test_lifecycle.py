@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 import time
-from dataclasses import replace
 from typing import get_args
 
 import pytest
+from msgspec.structs import replace
 
 from taskbus.append import Appended, Settlement, Submission, Unit, Unparking, commit, task_of
 from taskbus.client import Bus
@@ -214,7 +214,7 @@ async def forge(bus, name, state, message, lease):
     """A task in a state, a delivery that is held or parked where the message moves one, and what is to be appended."""
     connection, keys = bus.connection, bus.keys
     if state:
-        record = f"{state} @delegator @assignee @coordinator 2 1 7 {lease} {name} - w1 - - -"
+        record = f"{state} @assignee 7 - 1 {lease} w1 - {name} - - @delegator @coordinator 2"
         await connection.execute("HSET", keys.index, f"task:{name}", record)
     envelope = compose(PAYLOADS[message.event], sender=message.sender, recipient=message.recipient, task=name)
     assert event_of(envelope) == message.event

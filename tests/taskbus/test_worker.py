@@ -83,7 +83,7 @@ async def test_what_a_handler_says_comes_after_the_acknowledgment(bus, monkeypat
     run = bus.connection.run
 
     async def late(script, keys, args):
-        if "acknowledgment:accepted" in args:
+        if any("acknowledgment:accepted" in str(arg) for arg in args):
             await anyio.sleep(0.3)
         return await run(script, keys, args)
 
@@ -95,6 +95,40 @@ async def test_what_a_handler_says_comes_after_the_acknowledgment(bus, monkeypat
     monkeypatch.setattr(bus.connection, "run", late)
     await idle(bus.worker("@kilo", handler, attempts=1))
     assert await talk(bus, envelope.task) == ["delegation", "acknowledgment", "status", "completion"]
+
+
+async def test_work_that_is_done_at_once_is_acknowledged_and_settled_in_one_step(bus, monkeypatch):
+    """However much of it there is: a worker asks the server no more often than it must."""
+    run, calls = bus.connection.run, []
+
+    async def counting(script, keys, args):
+        calls.append([event for event in ("acknowledgment", "completion") if any(event in str(arg) for arg in args)])
+        return await run(script, keys, args)
+
+    envelopes = [await delegated(bus) for _ in range(5)]
+    monkeypatch.setattr(bus.connection, "run", counting)
+    await idle(bus.worker("@kilo", done, concurrency=5))
+    assert [call for call in calls if call] == [["acknowledgment", "completion"]]
+    for envelope in envelopes:
+        assert await talk(bus, envelope.task) == ["delegation", "acknowledgment", "completion"]
+
+
+async def test_a_task_that_is_canceled_while_its_work_is_done_gets_no_outcome(bus, monkeypatch):
+    """The step with its acknowledgment and outcome is refused whole; the worker says so, and settles the others."""
+    doomed, other = await delegated(bus), await delegated(bus)
+    run, incidents = bus.connection.run, Incidents()
+
+    async def meddling(script, keys, args):
+        if any("completion:done" in str(arg) for arg in args):
+            monkeypatch.setattr(bus.connection, "run", run)
+            await bus.publish(compose(Cancellation(reason="no"), sender="@boss", recipient="@kilo", task=doomed.task))
+        return await run(script, keys, args)
+
+    monkeypatch.setattr(bus.connection, "run", meddling)
+    await idle(bus.worker("@kilo", done, concurrency=2, on_incident=incidents))
+    assert not {"acknowledgment", "completion"}.intersection(await talk(bus, doomed.task))
+    assert await talk(bus, other.task) == ["delegation", "acknowledgment", "completion"]
+    assert [what for what in incidents if "no longer ours" in what]
 
 
 async def test_a_question_is_answered_and_the_work_goes_on(bus):

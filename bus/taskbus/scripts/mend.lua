@@ -13,12 +13,12 @@ for i = 5, #KEYS do inboxes[ARGV[i - 3]] = KEYS[i] end
 for i = #KEYS - 2, #ARGV, 3 do
   local name, line, position = unpack(ARGV, i, i + 2)
   local task = read_task(name, line)
-  local priority, entry = match(task.delivery, "^(%a+)/(.+)$")
-  if call("HGET", index, "task:" .. name) == line and call("HEXISTS", held, task.delivery) == 0
+  local priority, entry = match(task[DELIVERY], "^(%a+)/(.+)$")
+  if call("HGET", index, "task:" .. name) == line and call("HEXISTS", held, task[DELIVERY]) == 0
     and #call("XRANGE", inboxes[priority], entry, entry) == 0 then
-    call("ZREM", leases, task.delivery)
-    task.delivery = priority .. "/" .. call("XADD", inboxes[priority], "*", "at", position)
-    task.token, task.lease, task.consumer = mint(meta, #ARGV), "0", "-"
+    call("ZREM", leases, task[DELIVERY])
+    task[DELIVERY] = priority .. "/" .. call("XADD", inboxes[priority], "*", "at", position)
+    task[TOKEN], task[LEASE], task[CONSUMER] = mint(meta, #ARGV), "0", "-"
     call("HSET", index, "task:" .. name, record_of(task))
     mended[#mended + 1] = name
   end

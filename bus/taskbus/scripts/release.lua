@@ -19,9 +19,9 @@ for i = 2, #ARGV, 6 do
     redis.call("ZADD", KEYS[2], number(now() + tonumber(wait)), delivery)
     local line = redis.call("HGET", KEYS[3], "task:" .. name)
     local task = line and read_task(name, line)
-    if task and task.token == token and task.delivery == delivery then
+    if task and task[TOKEN] == token and task[DELIVERY] == delivery then
       -- Nobody has it: whoever takes it up by hand may.
-      task.lease, task.consumer = "0", "-"
+      task[LEASE], task[CONSUMER] = "0", "-"
       redis.call("HSET", KEYS[3], "task:" .. name, record_of(task))
     end
     rings = rings or tonumber(wait) < 5000

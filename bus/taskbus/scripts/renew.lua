@@ -16,8 +16,8 @@ for i = 4, #ARGV, 3 do
     redis.call("ZADD", KEYS[2], till, delivery)
     local line = redis.call("HGET", KEYS[3], "task:" .. name)
     local task = line and read_task(name, line)
-    if task and task.token == token and task.delivery == delivery then
-      task.lease = till
+    if task and task[TOKEN] == token and task[DELIVERY] == delivery then
+      task[LEASE] = till
       redis.call("HSET", KEYS[3], "task:" .. name, record_of(task))
     end
   end

@@ -8,7 +8,9 @@
 --       7 tokens of what this consumer has in hand: left to it even where a lease has lapsed   8... priorities
 -- Reply 1 last IDs of the bell and of each stream of the inbox: where to wait for more; empty where there may be more
 --       2 milliseconds until the next lease lapses or the next wait is over, -1 without any
---       3 deliveries: {delivery, token, tries, position, log entry, record of the task or ""}
+--       3 for each delivery three: what it is, the record of its task or "", and the body of its envelope. What it is
+--         are words: "delivery token tries position id type sender recipient task". Where the log entry has other
+--         fields, the last is the entry in full, and the first only "delivery token tries position"
 --       4 what stood in the inbox and points at nothing that taskbus wrote: it was taken out
 --       5 the newest fencing token there ever was; it never falls, unless the server lost what it knew
 --       6 the same before this take
@@ -22,8 +24,8 @@
 local call, match = redis.call, string.match
 local prefix, agent, consumer, limit, lease = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local log, index, meta, held, leases, parked, workers, bell = unpack(KEYS, 1, 8)
-local LESS_URGENT_AFTER = 8
-local deliveries, missing, streams, remade = {}, {}, {}, {}
+local LESS_URGENT_AFTER, MANY = 8, 16
+local deliveries, missing, streams, remade, tasks = {}, {}, {}, {}, {}
 local has_parked = call("EXISTS", parked) == 1
 local till = number(now() + lease)
 local took, name_of_call, turn = "took:" .. consumer, ARGV[6], "turn:" .. agent
@@ -43,16 +45,49 @@ for i = 9, #KEYS do
   if stream.was_read == "mend" or (stream.was_read and not exists) then remade[#remade + 1] = stream.priority end
 end
 
--- The log entry that an inbox entry points at, with the name of its task.
-local function pointed_at(entry)
-  if entry[2][1] ~= "at" or not string.find(entry[2][2], "^%d+%-%d+$") then return nil end
-  local found = call("XRANGE", log, entry[2][2], entry[2][2])[1]
+-- The log entries that inbox entries point at, by their places; nil where there is none. What was appended in one step
+-- stands in a row, as its IDs show, and is read in one command.
+local function pointed_at(entries)
+  local found, first, ids, ms, sequence = {}, nil, {}, nil, nil
+  local function look(last)
+    local row, k = call("XRANGE", log, ids[first], ids[last]), 1
+    for i = first, last do
+      local entry = row[k]
+      if entry and (first == last or entry[1] == ids[i]) then found[i], k = entry, k + 1 end
+    end
+  end
+  for i = 1, #entries do
+    local fields = entries[i][2]
+    local a, b = match(fields[1] == "at" and fields[2] or "", "^(%d+)%-(%d+)$")
+    if first and (a ~= ms or tonumber(b) ~= sequence + 1) then
+      look(i - 1)
+      first = nil
+    end
+    if a then
+      first, ids[i], ms, sequence = first or i, fields[2], a, tonumber(b)
+    end
+  end
+  if first then look(#entries) end
+  return found
+end
+
+-- The task of a log entry, and whether it has the fields that most have; nil for what taskbus did not write.
+local function read_entry(fields)
+  if #fields == 12 and fields[1] == "id" and fields[3] == "type" and fields[5] == "from" and fields[7] == "to"
+    and fields[9] == "task" and fields[11] == "body" then
+    return fields[10], true
+  end
   local value = {}
-  for i = 1, found and #found[2] or 0, 2 do value[found[2][i]] = found[2][i + 1] end
+  for i = 1, #fields, 2 do value[fields[i]] = fields[i + 1] end
   if value.id and value.type and value.from and value.to and value.task and value.body
     and (value.form or "xml") == "xml" then
-    return found[2], value.task
+    return value.task
   end
+end
+
+-- Notes what is given: delivery, token, tries, log entry, task, and whether it has the usual fields.
+local function give(delivery, token, tries, entry, name, usual)
+  deliveries[#deliveries + 1] = { delivery, token, tries, entry, name, usual }
 end
 
 local function take_out(stream, id, delivery)
@@ -62,23 +97,22 @@ local function take_out(stream, id, delivery)
   call("HDEL", held, delivery)
 end
 
-local function hold(stream, entry, tries)
-  local delivery = stream.priority .. "/" .. entry[1]
-  local fields, name = pointed_at(entry)
-  if not fields then
+local function hold(stream, entry, tries, logged)
+  local delivery, name, usual = stream.priority .. "/" .. entry[1], nil, nil
+  if logged then name, usual = read_entry(logged[2]) end
+  if not name then
     missing[#missing + 1] = entry[2][2] or entry[1]
     return take_out(stream, entry[1], delivery)
   end
   -- What belongs to a parked task waits behind it, unless it was put back from there.
   if has_parked and entry[2][3] ~= "again" and call("HEXISTS", parked, name) == 1 then
     local line = call("HGET", index, "task:" .. name)
-    local work = line and read_task(name, line).delivery == delivery
+    local work = line and read_task(name, line)[DELIVERY] == delivery
     local words = { entry[2][2], stream.priority, tries - 1, "behind", number(now()), work and 1 or 0, delivery }
     set_aside(parked, name, table.concat(words, " "))
     return take_out(stream, entry[1], delivery)
   end
-  local token = mint(meta, limit)
-  deliveries[#deliveries + 1] = { delivery, token, tries, entry[2][2], fields, name }
+  give(delivery, mint(meta, limit), tries, logged, name, usual)
 end
 
 -- A group that is made anew knows nothing of what was taken before: what has a lease or waits, and what stands before
@@ -122,7 +156,7 @@ local function claim(stream, id)
     local pending = call("XPENDING", stream.key, agent, id, id, 1)[1]
     tries = pending and pending[4] - 1 or 1
   end
-  hold(stream, entry, tries + 1)
+  hold(stream, entry, number(tries + 1), pointed_at({ entry })[1])
 end
 
 -- What this very call took before its reply was lost, as far as it is still held.
@@ -131,9 +165,10 @@ local function repeated(taken)
     local priority, id = match(delivery, "^(%a+)/(.+)$")
     local token, by, tries = match(call("HGET", held, delivery) or "", "^(%d+) (%S+) (%d+)")
     local entry = by == consumer and call("XRANGE", prefix .. "inbox:" .. agent .. ":" .. priority, id, id)[1]
-    local fields, name = nil, nil
-    if entry then fields, name = pointed_at(entry) end
-    if fields then deliveries[#deliveries + 1] = { delivery, token, tonumber(tries), entry[2][2], fields, name } end
+    local logged = entry and pointed_at({ entry })[1]
+    local name, usual = nil, nil
+    if logged then name, usual = read_entry(logged[2]) end
+    if name then give(delivery, token, tries, logged, name, usual) end
   end
 end
 
@@ -155,7 +190,8 @@ local function draw(stream, most)
   while not stream.empty and #deliveries - before < most do
     local entries = read(stream, most - (#deliveries - before))
     stream.empty = #entries == 0
-    for _, entry in ipairs(entries) do hold(stream, entry, 1) end
+    local logged = pointed_at(entries)
+    for i = 1, #entries do hold(stream, entries[i], "1", logged[i]) end
   end
   return #deliveries - before
 end
@@ -229,31 +265,40 @@ if #deliveries == 0 then
 end
 
 -- Leases, holders and records of all that was taken, in one command each.
+local given = {}
 if #deliveries > 0 then
-  local ends, holders, names, written, taken = {}, {}, {}, {}, { name_of_call }
-  for i, delivery in ipairs(deliveries) do
-    ends[2 * i - 1], ends[2 * i] = till, delivery[1]
-    holders[2 * i - 1], holders[2 * i] = delivery[1], delivery[2] .. " " .. consumer .. " " .. delivery[3]
-    names[i] = "task:" .. delivery[6]
-    taken[i + 1] = delivery[1]
+  local ends, holders, names, taken = {}, {}, {}, { name_of_call }
+  for i = 1, #deliveries do
+    local each = deliveries[i]
+    local delivery = each[1]
+    ends[2 * i - 1], ends[2 * i] = till, delivery
+    holders[2 * i - 1], holders[2 * i] = delivery, each[2] .. " " .. consumer .. " " .. each[3]
+    names[i], taken[i + 1] = "task:" .. each[5], delivery
   end
+  -- A hash with small values alone is a list, searched from its begin, which is slow with hundreds; so one is longer.
+  if #deliveries > MANY then holders[2] = string.format("%-65s", holders[2]) end
   call("HSET", meta, took, table.concat(taken, " "))
   call("ZADD", leases, unpack(ends))
   call("HSET", held, unpack(holders))
-  local records, tasks = call("HMGET", index, unpack(names)), {}
-  for i, delivery in ipairs(deliveries) do
-    local name = delivery[6]
-    local task = tasks[name] or (records[i] and read_task(name, records[i]))
-    if task and task.delivery == delivery[1] then
-      task.token, task.lease, task.consumer = delivery[2], till, consumer
-      written[#written + 1] = names[i]
-      written[#written + 1] = record_of(task)
+  local records, written = call("HMGET", index, unpack(names)), {}
+  for i = 1, #deliveries do
+    local each = deliveries[i]
+    local line, token = tasks[each[5]] or records[i], each[2]
+    -- Only token, lease and consumer change: state, assignee, token, delivery, review, lease, consumer, and the rest.
+    local before, delivery, review, rest = match(line or "", "^(%S+ %S+) %S+ (%S+) (%S+) %S+ %S+ (.+)$")
+    if delivery == each[1] then
+      line = before .. " " .. token .. " " .. delivery .. " " .. review .. " " .. till .. " " .. consumer .. " " .. rest
+      written[#written + 1], written[#written + 2] = names[i], line
     end
-    tasks[name] = task
+    tasks[each[5]] = line
   end
   if #written > 0 then call("HSET", index, unpack(written)) end
-  for i, delivery in ipairs(deliveries) do
-    delivery[6] = tasks[delivery[6]] and record_of(tasks[delivery[6]]) or ""
+  for i = 1, #deliveries do
+    local each = deliveries[i]
+    local entry, usual = each[4], each[6]
+    local f, what = entry[2], each[1] .. " " .. each[2] .. " " .. each[3] .. " " .. entry[1]
+    if usual then what = what .. " " .. f[2] .. " " .. f[4] .. " " .. f[6] .. " " .. f[8] .. " " .. f[10] end
+    given[3 * i - 2], given[3 * i - 1], given[3 * i] = what, tasks[each[5]] or "", usual and f[12] or f
   end
 end
 call("ZADD", workers, now(), agent .. " " .. consumer)
@@ -263,5 +308,5 @@ if #deliveries < limit then
   for i = 8, #KEYS do last[#last + 1] = ending(KEYS[i]) end
 end
 local lapse = call("ZRANGE", leases, 0, 0, "WITHSCORES")[2]
-return { last, lapse and math.max(0, math.ceil(tonumber(lapse) - now())) or -1, deliveries, missing,
+return { last, lapse and math.max(0, math.ceil(tonumber(lapse) - now())) or -1, given, missing,
          newest and number(newest) or before, before, born, remade }

@@ -36,7 +36,7 @@ local function is_one_of(state, states) return string.find(states, "|" .. state 
 
 for _, name in ipairs(call("ZRANGEBYSCORE", deadlines, "-inf", now(), "LIMIT", 0, most)) do
   local task, line = record(name)
-  if task and is_one_of(task.state, "|submitted|working|input-required|") then
+  if task and is_one_of(task[STATE], "|submitted|working|input-required|") then
     find("deadline", name, line)
   else
     call("ZREM", deadlines, name)
@@ -44,7 +44,7 @@ for _, name in ipairs(call("ZRANGEBYSCORE", deadlines, "-inf", now(), "LIMIT", 0
 end
 for _, name in ipairs(call("ZRANGEBYSCORE", escalations, "-inf", number(now() - stale), "LIMIT", 0, most)) do
   local task, line = record(name)
-  if task and task.state == "escalated" then find("stale", name, line) else call("ZREM", escalations, name) end
+  if task and task[STATE] == "escalated" then find("stale", name, line) else call("ZREM", escalations, name) end
 end
 
 -- The task whose work an inbox entry is, as long as that is still to be done.
@@ -54,8 +54,8 @@ local function work_of(agent, priority, entry)
   for i = 1, found and #found[2] or 0, 2 do
     if found[2][i] == "task" then
       local task, line = record(found[2][i + 1])
-      if task and task.delivery == priority .. "/" .. entry[1] and task.assignee == agent
-        and is_one_of(task.state, "|submitted|working|") then
+      if task and task[DELIVERY] == priority .. "/" .. entry[1] and task[ASSIGNEE] == agent
+        and is_one_of(task[STATE], "|submitted|working|") then
         return task, line
       end
       return nil
@@ -82,11 +82,11 @@ local function look_behind(agent)
   if page[1] == "0" then call("HDEL", meta, cursor) else call("HSET", meta, cursor, page[1]) end
   for i = 1, #page[2], 2 do
     local task, line = record(page[2][i])
-    if task and task.assignee == agent and is_one_of(task.state, "|submitted|working|") then
+    if task and task[ASSIGNEE] == agent and is_one_of(task[STATE], "|submitted|working|") then
       for each in string.gmatch(page[2][i + 1], "[^\n]+") do
         local since, delivery = match(each, "^%S+ %S+ %S+ %S+ (%S+) %S+ (%S+)$")
-        if delivery == task.delivery and tonumber(since) <= now() - acknowledge and #findings < most * 4 then
-          find("behind", task.name, line, agent, since)
+        if delivery == task[DELIVERY] and tonumber(since) <= now() - acknowledge and #findings < most * 4 then
+          find("behind", task[KEY], line, agent, since)
         end
       end
     end
@@ -102,7 +102,7 @@ local function look_through(agent, seen)
     local task, line = nil, nil
     if entry then task, line = work_of(agent, priority, entry) end
     if task and consumer and consumer ~= "-" then
-      find("lost", task.name, line, agent, call("ZSCORE", leases, delivery), consumer)
+      find("lost", task[KEY], line, agent, call("ZSCORE", leases, delivery), consumer)
     end
   end
 
@@ -110,7 +110,7 @@ local function look_through(agent, seen)
 
   local mark = "silent:" .. agent
   local told = call("HGET", meta, mark)
-  if told and (seen or call("HEXISTS", index, told) == 0) then
+  if told and (seen or (told ~= "told" and call("HEXISTS", index, told) == 0)) then
     -- Its outage is over; or whoever found it never told, and it is found again.
     call("HDEL", meta, mark)
     told = nil
@@ -131,12 +131,12 @@ local function look_through(agent, seen)
     end
     for _, entry in ipairs(page) do
       local task, line = work_of(agent, priority, entry)
-      if task and not found[task.name] and tonumber(task.lease) <= now() and #findings < most * 4 then
+      if task and not found[task[KEY]] and tonumber(task[LEASE]) <= now() and #findings < most * 4 then
         local since = tonumber(match(entry[1], "^%d+"))
-        if task.state == "submitted" and since <= now() - acknowledge then
-          find("unacknowledged", task.name, line, agent, number(since))
+        if task[STATE] == "submitted" and since <= now() - acknowledge then
+          find("unacknowledged", task[KEY], line, agent, number(since))
         elseif since <= now() - silent and (not oldest or since < oldest[5]) then
-          oldest = { "silent", task.name, line, agent, since }
+          oldest = { "silent", task[KEY], line, agent, since }
         end
       end
     end
