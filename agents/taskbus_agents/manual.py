@@ -22,6 +22,8 @@ ended, and is run again with the answer:
     *) echo '{"question": "Blue or green?", "blocks": ["the logo"]}' ;;
   esac
 
+One that cannot go on says `bus escalate "$BUS_TASK" "what happened"`. Quality gates stand only in an envelope.
+
 Exit code 75 asks to be tried again: after a pause, --attempts times in all; then the delivery is parked and
 escalated (`bus parked ls`). One whose quota is used up says until when, in completion.json or as the last line on
 stdout: {"retry_after": 3600} in seconds, or {"retry_at": "2026-11-20T18:00:00Z"}. Then the delivery waits until

@@ -15,7 +15,7 @@ from taskbus import moment
 from taskbus.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
     from pathlib import Path
 
     Fields: TypeAlias = "dict[str, float | str]"
@@ -41,8 +41,8 @@ def read(file: Path, known: Collection[str]) -> tuple[dict[str, tuple[str, int]]
 
     `known` are the settings that there are. Raises ConfigurationError.
     """
-    text = _text(file)
-    document = _document(file, text)
+    text = contents(file)
+    document = parsed(file, text, advice='Write each setting as key = "value", in quotes.')
     fields = _fields(file, text, document.pop(_TABLE, {}))
     values: dict[str, tuple[str, int]] = {}
     for key, value in document.items():
@@ -57,9 +57,12 @@ def read(file: Path, known: Collection[str]) -> tuple[dict[str, tuple[str, int]]
     return values, fields
 
 
-def _text(file: Path) -> str:
+def contents(file: Path) -> str:
+    """The text of a file of settings. Raises ConfigurationError."""
     try:
         return file.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise ConfigurationError(f"There is no file {file}.", advice="Check the path.") from error
     except OSError as error:
         message = f"{file} cannot be read: {error.strerror or error}."
         raise ConfigurationError(message, advice="Make the file readable, or move it away.") from error
@@ -67,15 +70,17 @@ def _text(file: Path) -> str:
         raise ConfigurationError(f"{file} is not UTF-8 text.", advice="Save the file as UTF-8.") from error
 
 
-def _document(file: Path, text: str) -> dict[str, object]:
+def parsed(file: Path, text: str, *, advice: str, number: Callable[[str], object] = float) -> dict[str, object]:
+    """The text as TOML, `number` making what is no whole number. Raises ConfigurationError with line and advice."""
     try:
-        return cast("dict[str, object]", tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
+        return cast("dict[str, object]", tomllib.loads(text, parse_float=number))
+    except (ValueError, RecursionError) as error:
+        # Besides what tomllib refuses itself: a number with thousands of digits, and arrays nested as deep.
         found = _TOML_PLACE.search(str(error))
         line = int(found["line"]) if found and found["line"] else text.count("\n") + 1
         key = _key_of(text, line)
         message = f"{file}, line {line}{f', key `{key}`' if key else ''}: {_TOML_PLACE.sub('', str(error))}."
-        raise ConfigurationError(message, advice='Write each setting as key = "value", in quotes.') from error
+        raise ConfigurationError(message, advice=advice) from error
 
 
 def _fields(file: Path, text: str, table: object) -> Fields:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from taskbus.append import Appended, Submission, all_appended, append, skipped, task_of
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from taskbus.envelope import AnyEnvelope
+    from taskbus.history import History
     from taskbus.lifecycle import Task
     from taskbus.terms import GivenTerms
     from taskbus.work import Handler, Settled
@@ -34,13 +36,17 @@ BATCH = 100
 
 
 class Bus:
-    """The bus of one namespace. Safe to use from many tasks at once; uses its connection and never closes it."""
+    """The bus of one namespace. Safe to use from many tasks at once; uses its connection and never closes it.
 
-    def __init__(self, connection: Connection, namespace: str) -> None:
+    `settings` say where its archive is; without them its history is what is live.
+    """
+
+    def __init__(self, connection: Connection, namespace: str, *, settings: Settings | None = None) -> None:
         self.connection = connection
         self.namespace = namespace
         self.keys = Keys(namespace)
         self.log = Log(connection, self.keys)
+        self._settings = settings
 
     @classmethod
     @asynccontextmanager
@@ -55,7 +61,7 @@ class Bus:
 
         chosen = settings or Settings.load(url=url, namespace=namespace)
         async with Connection.open(await resolve(chosen)) as connection:
-            yield cls(connection, chosen.namespace)
+            yield cls(connection, chosen.namespace, settings=chosen)
 
     async def publish(self, envelope: AnyEnvelope | Document, *, token: int | None = None) -> Appended:
         """Append one envelope. `token` is the fencing token of the delivery that it is about.
@@ -102,6 +108,14 @@ class Bus:
             return [each if isinstance(each, InvalidEnvelope) else skipped(each) for each in submissions]
         appended = iter(await append(self.connection, self.keys, valid, atomic=atomic)) if valid else iter(())
         return [each if isinstance(each, InvalidEnvelope) else next(appended) for each in submissions]
+
+    @cached_property
+    def history(self) -> History:
+        """The whole log: what is live, and what was trimmed, from the archive of the settings."""
+        from taskbus.archive import Archive  # many a process never looks back that far
+        from taskbus.history import History
+
+        return History(self.log, Archive.open(self._settings, self.keys) if self._settings else None)
 
     async def task(self, task: str) -> Task:
         """What the bus knows of a task. Raises NotFound."""

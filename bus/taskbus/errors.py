@@ -4,6 +4,7 @@
     ├── UsageError                  the call itself is wrong
     │   └── ConfigurationError      an option, an environment variable or bus.toml is wrong
     ├── NotFound                    no such task, agent, envelope or position
+    │   └── Gap                     trimmed from the log, and in no segment that can be seen from here
     ├── Conflict                    refused by the bus; nothing was changed
     │   ├── Skipped                 good in itself, but another envelope of the same call was refused
     │   ├── LifecycleConflict       not legal in the state that the task is in
@@ -26,6 +27,9 @@
     │   ├── Permanent               trying again cannot help
     │   ├── QuotaLimited            it can be tried again when the quota is reset
     │   └── RefusedByBudget         a cap would be exceeded
+    ├── ArchiveFault                the archive cannot be read or written
+    │   ├── Damaged                 a segment cannot be read, from one of its envelopes on
+    │   └── OtherLog                the log does not go on from what was sealed
     ├── ProjectionStopped           the read models cannot be folded any further, or not be used
     │   └── CheckpointLost          the log does not hold what was folded last
     └── InvalidEnvelope             the document is not a valid envelope
@@ -88,6 +92,39 @@ class ConfigurationError(UsageError):
 
 class NotFound(TaskbusError):
     """No such thing is on this bus."""
+
+
+class Gap(NotFound):
+    """A part of the log was trimmed, and no segment that can be seen from here holds it.
+
+    What is missing stands after the position `after`, up to and including `until`: numbers `first` to `last`, as far
+    as they are known. `segment`, in `store`, holds its end by the server's record.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        after: str,
+        until: str,
+        first: int | None = None,
+        last: int | None = None,
+        store: str | None = None,
+        segment: str | None = None,
+        advice: str | None = None,
+    ) -> None:
+        super().__init__(message, advice=advice, position=after)
+        self.after = after
+        self.until = until
+        self.first = first
+        self.last = last
+        self.store = store
+        self.segment = segment
+
+    def details(self) -> dict[str, object]:
+        """What `--json` prints: with what is missing, and where it should be."""
+        names = ("after", "until", "first", "last", "store", "segment")
+        return {**super().details(), **{name: getattr(self, name) for name in names}}
 
 
 class Conflict(TaskbusError):
@@ -242,6 +279,38 @@ class RefusedByBudget(Failure):
     """The cap would be exceeded."""
 
     reason = "refused-by-budget"
+
+
+class ArchiveFault(TaskbusError):
+    """The archive cannot be read or written; the log is as it was."""
+
+
+class Damaged(ArchiveFault):
+    """A segment of the archive cannot be read: it was cut off, changed or removed.
+
+    What stands before the envelope with number `n`, at `position`, can be read.
+    """
+
+    advice = "Put an intact copy of the file in its place; a manifest knows the SHA-256 that it must have."
+
+    def __init__(self, message: str, *, store: str, segment: str, n: int, position: str) -> None:
+        super().__init__(message, position=position)
+        self.store = store
+        self.segment = segment
+        self.n = n
+
+    def details(self) -> dict[str, object]:
+        """What `--json` prints: with the segment, and the envelope from which on it cannot be read."""
+        return {**super().details(), "store": self.store, "segment": self.segment, "n": self.n}
+
+
+class OtherLog(ArchiveFault):
+    """The log does not go on from what was sealed: it was changed or set back, or it is another one."""
+
+    advice = (
+        "Nothing was sealed or trimmed. A log that is not the archive's gets an archive of its own: name another place "
+        "with --archive, BUS_ARCHIVE, or `archive` in bus.toml."
+    )
 
 
 class ProjectionStopped(TaskbusError):

@@ -1,4 +1,4 @@
-"""The home: the folder that holds a bus's database and its embedded server, `.bus` where nobody says otherwise.
+"""The home: the folder that holds a bus's database, archive and embedded server, `.bus` where nobody says otherwise.
 
 Owns how it is found upward from a folder, and how it is made, so that no commit picks it up. Writes nothing into
 a folder that was there before. Called by the settings, the launcher and the projections.
@@ -14,6 +14,7 @@ NAME: Final = ".bus"
 
 SERVER: Final = "server"
 PROJECTIONS: Final = "projections"
+ARCHIVE: Final = "archive"
 
 
 def find(start: Path) -> Path | None:
@@ -43,7 +44,7 @@ def _is_home(folder: Path) -> bool:
     try:
         if not folder.is_dir() or folder.stat().st_uid != os.getuid():
             return False
-        return any((folder / name).is_dir() for name in (SERVER, PROJECTIONS))
+        return any((folder / name).is_dir() for name in (SERVER, PROJECTIONS, ARCHIVE))
     except OSError:
         # Not to be looked into, so not ours; what is wrong with the folder that is used is said when it is used.
         return False

@@ -34,7 +34,10 @@ class Keys:
 
     @cached_property
     def index(self) -> str:
-        """Hash: the position of each envelope by its ID, the record of each task by `task:<id>`, everybody's name."""
+        """Hash: the position of each envelope by its ID, the record of each task by `task:<id>`, everybody's name.
+
+        By `old:<task>` the IDs of a task's envelopes that were trimmed before it ended.
+        """
         return self.prefix + "index"
 
     @cached_property
@@ -61,6 +64,24 @@ class Keys:
     def escalations(self) -> str:
         """Sorted set: since when each escalated task is with who has it now, in milliseconds since the epoch."""
         return self.prefix + "escalations"
+
+    @cached_property
+    def archive(self) -> str:
+        """Hash: up to which number and position the log was trimmed, the link there, and where that can be read."""
+        return self.prefix + "archive"
+
+    @cached_property
+    def projections(self) -> str:
+        """Hash: by its name, how far each database has folded this log, and when it said so, as `position ms`."""
+        return self.prefix + "projections"
+
+    @cached_property
+    def again(self) -> str:
+        """Sorted set: what was put back into an inbox, as `agent delivery position`, by that position's time.
+
+        Other deliveries stand in their stream in the order of the log, these do not. Cleaned by the trim.
+        """
+        return self.prefix + "again"
 
     def inbox(self, agent: str, priority: str) -> str:
         """Stream: the deliveries of one priority that an agent has not settled; its group is named as the agent."""

@@ -10,9 +10,13 @@ from typing import TYPE_CHECKING, cast
 
 from taskbus.append import script, task_of, word_of
 from taskbus.envelope import PRIORITIES
+from taskbus.errors import Gap
 from taskbus.lifecycle import DELIVERED
+from taskbus.position import START
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from taskbus.client import Bus
 
 _DELIVERS = frozenset({"delegation", "answer", "verdict"})
@@ -25,17 +29,27 @@ async def mend(bus: Bus, agent: str) -> list[str]:
     """
     keys = bus.keys
     lost = await _lost(bus, agent)
-    positions: dict[str, str] = {}
-    if lost:
-        async for entry in bus.log.read():
-            if entry.task in lost and entry.recipient == agent and entry.type in _DELIVERS:
-                positions[entry.task] = entry.position.entry
+    positions = await _newest(bus, agent, lost) if lost else {}
     args: list[str | bytes | int] = [agent, *PRIORITIES]
     for task, record in lost.items():
         if task in positions:
             args += (task, record, positions[task])
     names = [keys.index, keys.meta, keys.held(agent), keys.leases(agent), *keys.inboxes(agent)]
     return [name.decode() for name in cast("list[bytes]", await bus.connection.run(script("mend"), names, args))]
+
+
+async def _newest(bus: Bus, agent: str, tasks: Collection[str]) -> dict[str, str]:
+    """Where the newest envelope stands that delivered the work of each task; of an open task nothing is trimmed."""
+    while True:
+        trimmed = await bus.log.trimmed()
+        found: dict[str, str] = {}
+        try:
+            async for entry in bus.log.read(trimmed.head.position if trimmed else START):
+                if entry.task in tasks and entry.recipient == agent and entry.type in _DELIVERS:
+                    found[entry.task] = entry.position.entry
+        except Gap:
+            continue  # trimmed meanwhile: what is left has all that is looked for
+        return found
 
 
 async def _lost(bus: Bus, agent: str) -> dict[str, str]:

@@ -20,6 +20,8 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _POSITION = re.compile(r"(?:\d{1,5}/)?(?:0|\d{12,20})(?:-\d{1,20})?", re.ASCII)
 _LAST_SEQUENCE = 2**64 - 1
 _SHARDS = 1
+_END = 253_402_300_800_000
+"""In milliseconds since the epoch: the first one after the year 9999."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ADVICE = (
     "Write a time with its offset (2026-11-20T09:30:00Z, 2026-11-20T10:30+01:00), how long ago it was "
@@ -46,6 +48,11 @@ def parse(text: str, *, now: datetime | None = None) -> Position | datetime:
     moment = (now or datetime.now(UTC)).astimezone(UTC)
     if word == "now":
         return moment
+    if word.startswith("#"):
+        raise UsageError(
+            f"{text!r} is the number of an envelope, and only queries know it.",
+            advice=f"Ask one for the position: bus audit --causes '{word}' --json.",
+        )
     ago = _AGO.fullmatch(word)
     if ago and (seconds := duration(ago[1])) is not None:
         # Longer ago than there is time means: from the beginning.
@@ -66,6 +73,8 @@ def _within_shards(place: Position) -> Position:
     if place.shard >= _SHARDS:
         message = f"The position {place} is in shard {place.shard}, which this namespace does not have."
         raise UsageError(message, advice="Leave the shard out, or look the position up: bus tail --json.")
+    if place.ms >= _END:
+        raise UsageError(f"The position {place} is later than any time that can be written.", advice=_ADVICE)
     return place
 
 

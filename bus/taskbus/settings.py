@@ -39,6 +39,8 @@ VARIABLES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "home": ("BUS_HOME",),
         "durability": ("BUS_DURABILITY",),
         "agent": ("BUS_AGENT",),
+        "policy": ("BUS_POLICY",),
+        "archive": ("BUS_ARCHIVE",),
     }
 )
 
@@ -56,7 +58,9 @@ class Settings:
     is absolute. `sources` says for each of these where it came from, in words: `option --url`,
     `environment BUS_URL`, `/path/bus.toml line 3`, `found upward`, `default`. `file` is the bus.toml that was
     read, if any. `announce` is told, in a sentence, of what is done unasked: the start of the embedded server.
-    `supervising` are the fields of `supervision` that the file has, times in seconds.
+    `supervising` are the fields of `supervision` that the file has, times in seconds. `policy` is the file that
+    says what models may cost, absolute; whoever needs it reads it. `archive` is the folder of the archive, absolute,
+    or a URL that fsspec reaches; None where it is `archive` in the home.
     """
 
     url: str | None = field(repr=False)
@@ -68,6 +72,8 @@ class Settings:
     file: Path | None = None
     announce: Callable[[str], None] | None = field(default=None, repr=False, compare=False)
     supervising: Mapping[str, float | str] = field(default_factory=lambda: MappingProxyType({}))
+    policy: Path | None = None
+    archive: str | None = field(default=None, repr=False)
 
     @property
     def supervision(self) -> Supervision:
@@ -92,6 +98,8 @@ class Settings:
         home: str | os.PathLike[str] | None = None,
         durability: str | None = None,
         agent: str | None = None,
+        policy: str | os.PathLike[str] | None = None,
+        archive: str | os.PathLike[str] | None = None,
         environ: Mapping[str, str] = os.environ,
         cwd: str | os.PathLike[str] | None = None,
         announce: Callable[[str], None] | None = None,
@@ -101,12 +109,21 @@ class Settings:
         The arguments are the options. A relative `home` is resolved against `cwd`, or against the folder of
         the bus.toml that says it, so that it means the same folder from wherever the command runs; without
         any, it is `.bus` beside the bus.toml; without a bus.toml the nearest `.bus` of a bus in `cwd` or above it,
-        up to the user's home directory; else `.bus` in `cwd`. Raises ConfigurationError.
+        up to the user's home directory; else `.bus` in `cwd`. A relative `policy` or `archive` likewise begins at
+        `cwd`, or at the folder of the bus.toml. Raises ConfigurationError.
         """
         here = Path(cwd) if cwd is not None else Path.cwd()
         file = bus_file.find(here)
         in_file, supervising = bus_file.read(file, VARIABLES) if file else ({}, {})
-        options = {"url": url, "namespace": namespace, "home": home, "durability": durability, "agent": agent}
+        options = {
+            "url": url,
+            "namespace": namespace,
+            "home": home,
+            "durability": durability,
+            "agent": agent,
+            "policy": policy,
+            "archive": archive,
+        }
         values: dict[str, str | None] = {}
         sources: dict[str, str] = {}
         for name in VARIABLES:
@@ -124,6 +141,8 @@ class Settings:
             file=file,
             announce=announce,
             supervising=MappingProxyType(supervising),
+            policy=_place("policy", values["policy"], sources["policy"], file, here),
+            archive=_archive(values["archive"], sources["archive"], file, here),
         )
 
 
@@ -164,9 +183,25 @@ def _first(
     return None, "default"
 
 
-def _absolute(home: str, anchor: Path, source: str) -> Path:
+def _place(name: str, value: str | None, source: str, file: Path | None, here: Path) -> Path | None:
+    """A file that a setting names, from the folder where it is named; None where it names none."""
+    if value is None:
+        return None
+    named_in_file = file is not None and source.startswith(str(file))
+    return _absolute(value, file.parent if file and named_in_file else here, source, name)
+
+
+def _archive(value: str | None, source: str, file: Path | None, here: Path) -> str | None:
+    """Where the archive is: a URL as it stands, a folder from where it is named."""
+    if value is not None and "://" in value:
+        return value
+    place = _place("archive", value, source, file, here)
+    return str(place) if place is not None else None
+
+
+def _absolute(value: str, anchor: Path, source: str, name: str = "home") -> Path:
     # Not Path.resolve(): a home behind a symbolic link keeps the name that its user gave it.
-    path = Path(os.path.normpath(anchor.absolute() / Path(home).expanduser()))
+    path = Path(os.path.normpath(anchor.absolute() / Path(value).expanduser()))
     try:
         path.lstat()
     except (OSError, ValueError) as error:
@@ -174,8 +209,10 @@ def _absolute(home: str, anchor: Path, source: str) -> Path:
         if isinstance(error, ValueError) or error.errno == errno.ENAMETOOLONG:
             why = "its name is too long" if isinstance(error, OSError) else str(error)
             shown = str(path) if len(str(path)) <= _SHOWN else f"{str(path)[:_SHOWN]}…"
-            message = f"The home ({source}) cannot be a folder, {why}: {shown!r}"
-            raise ConfigurationError(message, advice="Name another folder with --home or BUS_HOME.") from error
+            kind = "file" if name == "policy" else "folder"
+            message = f"The {name} ({source}) cannot be a {kind}, {why}: {shown!r}"
+            advice = f"Name another {kind} with --{name} or BUS_{name.upper()}."
+            raise ConfigurationError(message, advice=advice) from error
     return path
 
 

@@ -265,6 +265,7 @@ def clean(evidence: Evidence) -> Iterator[str]:
     keys = evidence.keys
     recipients = {entry.recipient for entry in evidence.log}
     known = {keys.log, keys.index, keys.meta, keys.agents, keys.workers, keys.deadlines, keys.escalations}
+    known |= {keys.again, keys.archive, keys.projections}
     for agent in recipients | set(evidence.served):
         known |= {*keys.inboxes(agent), keys.held(agent), keys.leases(agent), keys.parked(agent), keys.bell(agent)}
         if evidence.sizes.get(keys.bell(agent), 0) > 1:

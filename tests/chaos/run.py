@@ -1,6 +1,8 @@
 """`bin/chaos`: runs with kills, cuts and stopped clocks, each from a seed; prints a table of what befell and held.
 
-Each run has a server and processes of its own. Exit codes: 0 all rules held, 1 some rule was broken, 2 usage.
+With `--projections` it is projectors, rebuilds, archivers and the server that are killed, and what was folded must be
+the fold from zero. Each run has a server and processes of its own. Exit codes: 0 all rules held, 1 some rule was
+broken, 2 usage.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.chaos import clock, report
+from tests.chaos import clock, projections, report
 from tests.chaos.measures import Measured
 from tests.chaos.meddling import scripts
 from tests.chaos.plan import draw
@@ -47,6 +49,9 @@ class Job:
 def main() -> int:
     """Run them, print the table."""
     options = _options()
+    if options.projections:
+        binary = _binary(options)
+        return projections.main(options, binary) if binary else 2
     clock.preload()
     try:
         return _main(options)
@@ -54,10 +59,16 @@ def main() -> int:
         clock.forget()
 
 
-def _main(options: argparse.Namespace) -> int:
+def _binary(options: argparse.Namespace) -> Path | None:
     binary = redis7_binary() if options.server == "redis" else bundled_binary()
     if binary is None:
         print("There is no redis-server of version 7 or newer on the PATH.", file=sys.stderr)
+    return binary
+
+
+def _main(options: argparse.Namespace) -> int:
+    binary = _binary(options)
+    if binary is None:
         return 2
     began = time.monotonic()
     results: list[Result] = []
@@ -78,13 +89,15 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=int(time.time()), help="seed of the first; each next has one more")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time (one for each processor)")
     parser.add_argument("--tasks", type=int, default=40, help="tasks of each run (40)")
+    parser.add_argument("--projections", action="store_true", help="runs of projectors, rebuilds and archivers instead")
+    parser.add_argument("--kills", type=int, default=25, help="with --projections: kills of each run (25)")
     parser.add_argument("--server", choices=("valkey", "redis"), default="valkey", help="bundled, or from the PATH")
     parser.add_argument("--keep", type=Path, help="keep the histories of failing runs below this folder")
     parser.add_argument("--keep-all", action="store_true", help="with --keep: those of all runs")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
     options = parser.parse_args()
-    if options.runs < 1 or options.jobs < 1 or options.tasks < 2:
-        parser.error("--runs and --jobs take 1 or more, --tasks 2 or more")
+    if min(options.runs, options.jobs, options.kills) < 1 or options.tasks < 2:
+        parser.error("--runs, --jobs and --kills take 1 or more, --tasks 2 or more")
     return options
 
 

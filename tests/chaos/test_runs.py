@@ -53,6 +53,24 @@ def test_no_rule_is_broken(seed):
     assert facts["envelopes"] > facts["tasks"] == 8 * 40
 
 
+def test_every_database_is_the_fold_from_zero():
+    """Whoever of projectors, rebuild, archiver and server is killed: rows, full-text search and chain are right."""
+    done = subprocess.run(
+        command("--projections", "--runs", 4, "--kills", 25, "--seed", 2104, "--jobs", 2, "--json"),
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=170,
+    )
+    assert done.stdout, done.stderr
+    facts = json.loads(done.stdout)
+    assert facts["failing"] == []
+    assert done.returncode == 0
+    assert (facts["runs"], facts["kills"]) == (4, 100)
+    assert set(facts["by"]) == {"projector", "rebuild", "archiver", "server"}
+    assert min(facts["rebuilds"], facts["segments"], facts["trimmed"]) > 0
+
+
 def test_a_run_that_is_interrupted_leaves_nothing_running():
     """Ctrl-C ends the runs with all their processes, and still prints the table of those that were done."""
     with subprocess.Popen(

@@ -125,3 +125,11 @@ def test_run_async_gives_arguments_and_result():
 def test_mistakes_in_options_are_2(option):
     """What settings refuse ends the command before it begins."""
     assert invoke(command(raising(AssertionError("it began"))), option).exit_code == 2
+
+
+def test_what_an_error_quotes_cannot_steer_the_terminal():
+    """A goal or a name in it is somebody else's text; line breaks of its own stay."""
+    error = NotFound("Several:\n  \x1b[31mred", advice="Not \u202e\x9b2J.")
+    assert invoke(command(raising(error))).stderr == "Error: Several:\n  \\x1b[31mred\nNot \\u202e\\x9b2J.\n"
+    problem = InvalidEnvelope([Problem("payload", "b\x1b]0;c", "text")])
+    assert "b\\x1b]0;c" in invoke(command(raising(problem))).stderr

@@ -84,7 +84,7 @@ def test_ages(seconds: float, shown: str) -> None:
 
 @pytest.mark.parametrize(
     ("microusd", "shown"),
-    [(0, "$0.00"), (1, "$0.000001"), (31207, "$0.031207"), (2_500_000, "$2.50"), (12_000_000, "$12.00")],
+    [(0, "$0.00"), (1, "$0.000001"), (31207, "$0.031207"), (2_500_000, "$2.50"), (1_212_000_000, "$1,212.00")],
 )
 def test_money(microusd: int, shown: str) -> None:
     """No digit is rounded away."""

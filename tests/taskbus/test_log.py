@@ -258,7 +258,7 @@ async def test_a_page_that_takes_too_long_is_asked_for_in_parts(bus, monkeypatch
 
     monkeypatch.setattr(bus.connection, "range", slow)
     assert goals([entry async for entry in bus.log.read(page=200)]) == list(range(10))
-    assert asked[:3] == [200, 25, 3]
+    assert asked[:3] == [100, 12, 1]
     monkeypatch.setattr(bus.connection, "range", lambda *_: slow(*_[:3], 9))
     with pytest.raises(TimedOut):
         _ = [entry async for entry in bus.log.read()]

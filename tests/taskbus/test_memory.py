@@ -7,9 +7,11 @@ from datetime import timedelta
 import pytest
 
 from taskbus.append import commit
+from taskbus.archive import Archive
 from taskbus.client import Bus
 from taskbus.connection import Connection
 from taskbus.envelope import Acknowledgment, Completion, Delegation, Result, compose, now
+from taskbus.trimming import trim
 from tests.servers import bundled_binary, running
 
 pytestmark = pytest.mark.anyio
@@ -20,6 +22,8 @@ OPEN = 450
 """Bytes of an open task beside the log: its delivery, its record, the position of its envelope, perhaps a deadline."""
 FINISHED = 600
 """Bytes of a finished task of three envelopes beside the log: their positions, and the record that refuses more."""
+ARCHIVED = 200
+"""Bytes of a finished task once it is archived and trimmed: the record that refuses more, and nothing of the log."""
 AT_REST = 64 << 10
 """Bytes of everything that does not grow with the number of tasks."""
 
@@ -45,8 +49,8 @@ async def settled(bus, agent):
         await commit(bus.connection, bus.keys, [inbox.settlement(delivery) for delivery in deliveries])
 
 
-async def test_tasks_cost_a_bounded_number_of_bytes(namespace):
-    """100,000 tasks: within the stated bytes while they are open, and when they are finished and settled."""
+async def test_tasks_cost_a_bounded_number_of_bytes(namespace, tmp_path):
+    """100,000 tasks: within the stated bytes while they are open, when they are finished, and when archived."""
     with running(bundled_binary()) as server:
         async with Connection.open(server.url) as connection:
             bus = Bus(connection, namespace)
@@ -75,4 +79,11 @@ async def test_tasks_cost_a_bounded_number_of_bytes(namespace):
             assert beside_the_log(finished) / TASKS <= FINISHED, finished
             rest = {name: size for name, size in finished.items() if name not in ("log", "index")}
             assert sum(rest.values()) <= AT_REST, rest
+            assert (await bus.task(tasks[0])).state == "accepted"
+            archive = Archive.open(tmp_path, bus.keys)
+            await archive.seal(bus.log, rest=True, settle=0)
+            assert (await trim(bus, archive)).count == 3 * TASKS - 1
+            archived = await sizes(bus)
+            assert sum(archived.values()) / TASKS <= ARCHIVED, archived
+            assert archived["log"] <= AT_REST, archived
             assert (await bus.task(tasks[0])).state == "accepted"

@@ -143,3 +143,11 @@ def test_without_a_clock_this_machines_is_taken():
     found = moment.parse("now")
     assert isinstance(found, datetime)
     assert before <= found <= datetime.now(UTC)
+
+
+@pytest.mark.parametrize("text", ["253402300800000-0", "18446744073709551615"])
+def test_a_position_behind_all_time_is_refused(text):
+    """Its time could not be told; the last one of the year 9999 can."""
+    with pytest.raises(UsageError, match="later than any time"):
+        moment.parse(text)
+    assert moment.parse("253402300799999-0").time.year == 9999

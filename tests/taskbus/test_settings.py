@@ -41,6 +41,8 @@ def test_option_goes_before_environment_before_file_before_default(tmp_path):
         "home": "default",
         "durability": f"{tmp_path / 'bus.toml'} line 3",
         "agent": "environment BUS_AGENT",
+        "policy": "default",
+        "archive": "default",
     }
 
 
@@ -61,6 +63,22 @@ def test_the_bus_variable_goes_before_the_redis_one_and_empty_is_unset(tmp_path,
 def test_redis_prefix_names_the_namespace(tmp_path):
     """REDIS_PREFIX, which other tools read, is the namespace where BUS_NAMESPACE is not set."""
     assert load(tmp_path, environ={"REDIS_PREFIX": "marketing_tvoje_info:"}).namespace == "marketing_tvoje_info:"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, "policies/a.toml"),
+        ({"environ": {"BUS_POLICY": "b.toml"}}, "below/b.toml"),
+        ({"environ": {"BUS_POLICY": "b.toml"}, "policy": "c.toml"}, "below/c.toml"),
+    ],
+)
+def test_a_policy_is_a_file_beside_where_it_is_named(tmp_path, given, expected):
+    """In bus.toml it begins at that file's folder, elsewhere at the current one."""
+    (tmp_path / "bus.toml").write_text('policy = "policies/a.toml"\n')
+    (tmp_path / "below").mkdir()
+    assert load(tmp_path / "below", **given).policy == tmp_path / expected
+    assert load(tmp_path.parent).policy is None
 
 
 def test_a_file_is_found_upward_and_its_home_is_beside_it(tmp_path):
@@ -357,3 +375,20 @@ def test_an_address_never_prints_its_password():
 def test_loopback_is_known(url, expected):
     """The doctor may only look at addresses of this machine."""
     assert Address.parse(url).is_loopback is expected
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, "{0}/sealed"),
+        ({"environ": {"BUS_ARCHIVE": "b"}}, "{0}/below/b"),
+        ({"environ": {"BUS_ARCHIVE": "b"}, "archive": "../c"}, "{0}/c"),
+        ({"archive": "s3://bucket/folder"}, "s3://bucket/folder"),
+    ],
+)
+def test_an_archive_is_a_folder_beside_where_it_is_named_or_a_url(tmp_path, given, expected):
+    """In bus.toml it begins at that file's folder, elsewhere at the current one; a URL stays as it is."""
+    (tmp_path / "bus.toml").write_text('archive = "sealed"\n')
+    (tmp_path / "below").mkdir()
+    assert load(tmp_path / "below", **given).archive == expected.format(tmp_path)
+    assert load(tmp_path.parent).archive is None

@@ -65,7 +65,7 @@ def settings_options(command: Callable[..., R]) -> Callable[..., R]:
     """Give a command --url, --namespace, --home and --json; it is called with `settings` and `as_json`.
 
     They stand last in the command's help. An option `durability` of the command's own counts for the
-    settings, too. Errors of taskbus end the command with their exit code.
+    settings, too; `policy` and `archive` only for them. Errors of taskbus end the command with their exit code.
     """
 
     @functools.wraps(command)
@@ -76,7 +76,16 @@ def settings_options(command: Callable[..., R]) -> Callable[..., R]:
 
         with errors_shown(as_json=as_json):
             durability = kwargs.get("durability")
-            settings = Settings.load(url=url, namespace=namespace, home=home, durability=durability, announce=say)
+            policy, archive = kwargs.pop("policy", None), kwargs.pop("archive", None)
+            settings = Settings.load(
+                url=url,
+                namespace=namespace,
+                home=home,
+                durability=durability,
+                policy=policy,
+                archive=archive,
+                announce=say,
+            )
             return command(*args, settings=settings, as_json=as_json, **kwargs)
 
     # Click's mark of a paragraph that keeps its lines; a docstring with a backslash is written raw, as two characters.
@@ -85,6 +94,14 @@ def settings_options(command: Callable[..., R]) -> Callable[..., R]:
     own: list[click.Parameter] = getattr(command, "__click_params__", [])
     wrapped.__click_params__ = [*reversed(_SHARED), *own]  # type: ignore[attr-defined]
     return wrapped
+
+
+def archive_option(command: Callable[..., R]) -> Callable[..., R]:
+    """Give a command --archive, for the settings alone; it stands above `settings_options`."""
+    option = click.option(
+        "--archive", metavar="WHERE", help="Archive: a folder or URL [default: BUS_ARCHIVE, archive in the home]"
+    )
+    return option(command)
 
 
 @contextmanager
@@ -180,12 +197,14 @@ def _show(error: TaskbusError, *, as_json: bool) -> None:
     if as_json:
         print_json(error.details())
         return
+    from taskbus.cli.rendering import visible  # what an error quotes, somebody else may have written
+
     label = click.style("Error:", fg="red", bold=True)
     if isinstance(error, InvalidEnvelope):
         say(f"{label} {error.source or 'The document'} is not valid:")
         for problem in error.problems:
-            say(f"  {problem}")
+            say(f"  {visible(str(problem), lines=True)}")
     else:
-        say(f"{label} {error.message}")
+        say(f"{label} {visible(error.message, lines=True)}")
     if error.advice:
-        say(error.advice)
+        say(visible(error.advice, lines=True))

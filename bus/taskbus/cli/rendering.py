@@ -114,7 +114,7 @@ def dollars(microusd: int) -> str:
     """Microdollars as dollars, with every digit that there is: at least two after the point."""
     whole, micros = divmod(microusd, 1_000_000)
     digits = f"{micros:06d}".rstrip("0").ljust(2, "0")
-    return f"${whole}.{digits}"
+    return f"${whole:,}.{digits}"
 
 
 def entry(found: Entry, *, marks: Sequence[str] = (), width: int | None = None) -> str:

@@ -20,7 +20,7 @@ from taskbus.envelope import MESSAGE_TYPES, PRIORITIES
 from taskbus.errors import InvalidEnvelope, NotFound, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from taskbus.client import Bus
     from taskbus.lifecycle import Task
@@ -126,3 +126,13 @@ def show(entry: Entry, form: Form) -> None:
             click.echo(records.as_xml(entry))
         except InvalidEnvelope as error:
             say(f"The entry {entry.position} cannot be written as XML: {error.message}")
+
+
+def show_all(entries: Sequence[Entry], form: Form) -> None:
+    """Print a page of entries on stdout; of those in JSON, all at once."""
+    if form == "json":
+        if entries:
+            click.echo(b"\n".join(map(records.as_json, entries)))
+        return
+    for entry in entries:
+        show(entry, form)

@@ -294,7 +294,7 @@ async def _watch(
     show: bool,
 ) -> Ended:
     with anyio.move_on_after(timeout):
-        async for entry in bus.log.follow(after, on_incident=incident):
+        async for entry in bus.history.follow(after, on_incident=incident):
             if entry.task != task:
                 continue
             if show:

@@ -42,6 +42,9 @@ durability = "{durability}"
 # Who speaks here, when no --as says otherwise.
 # agent = "@human"
 
+# The policy: tiers of models and agents, prices, caps. A relative path begins at this file's folder.
+# policy = "policy.toml"
+
 # What `bus supervise` and every worker tell the coordinator of a task, and after how long.
 # [supervision]
 # acknowledge = "15m"  # delegated, and not taken on

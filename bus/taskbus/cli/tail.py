@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 import click
 
-from taskbus.cli.options import run_async, say, settings_options
+from taskbus import moment
+from taskbus.cli.options import archive_option, run_async, say, settings_options
 from taskbus.cli.selection import Form, Selection, form, selection_options, show
 from taskbus.cli.sending import incident
 from taskbus.cli.stopping import quiet_stop
 from taskbus.cli.values import COUNT_OR_NONE
-from taskbus.errors import TimedOut
+from taskbus.errors import Gap, TimedOut
 from taskbus.log import Entry
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ _PAGE = 500
 @click.option("--since", metavar="MOMENT", help="Begin with all since then: 10m, a time, or a position.")
 @click.option("--no-follow", is_flag=True, help="End after what is there already.")
 @selection_options
+@archive_option
 @settings_options
 def tail(
     *,
@@ -56,7 +59,6 @@ def tail(
 async def _tail(
     settings: Settings, selection: Selection, form: Form, last: int | None, since: str | None, *, follow: bool
 ) -> None:
-    from taskbus import moment
     from taskbus.client import Bus  # redis is slow to import
     from taskbus.position import START
 
@@ -71,26 +73,30 @@ async def _tail(
             selection = await selection.resolved(bus)
             end = await bus.log.end()
             if since is not None and last is None:
-                async for entry in bus.log.read(after, end):
+                async for entry in bus.history.read(after, end):
                     if selection.takes(entry):
                         shown(entry)
             else:
-                for entry in await _latest(bus, selection, after, end, _LAST if last is None else last):
+                # Nobody asked for the past: what is archived is not searched for the few that are shown unasked.
+                count, is_asked = (_LAST, False) if last is None else (last, True)
+                for entry in await _latest(bus, selection, after, end, count, archived=is_asked):
                     shown(entry)
             if not follow:
                 return
             if form == "pretty" and end == START:
                 say(f"The log of {bus.namespace} is empty; waiting for the first envelope.")
-            async for entry in bus.log.follow(end, on_incident=incident):
+            async for entry in bus.history.follow(end, on_incident=incident):
                 if entry.position > after and selection.takes(entry):
                     shown(entry)
 
 
-async def _latest(bus: Bus, selection: Selection, after: Position, end: Position, count: int) -> list[Entry]:
+async def _latest(
+    bus: Bus, selection: Selection, after: Position, end: Position, count: int, *, archived: bool
+) -> list[Entry]:
     """The last `count` selected entries after `after` and up to `end`, the oldest of them first."""
     found: list[Entry] = []
     page = min(count, _PAGE) if selection == Selection() else _PAGE
-    until = end.entry
+    until, oldest = end.entry, end
     while len(found) < count:
         try:
             entries = await bus.connection.revrange(bus.keys.log, until, f"({after.entry}", page)
@@ -102,9 +108,18 @@ async def _latest(bus: Bus, selection: Selection, after: Position, end: Position
             continue
         for position, fields in entries:
             entry = Entry.of(position, fields)
-            until = f"({position}"
+            until, oldest = f"({position}", moment.before(entry.position)
             if selection.takes(entry):
                 found.append(entry)
         if len(entries) < page:
             break
+    if archived and len(found) < count:
+        try:
+            async with aclosing(bus.history.backwards(oldest, after)) as pages:
+                async for older in pages:
+                    found += filter(selection.takes, reversed(older))
+                    if len(found) >= count:
+                        break
+        except Gap as gap:
+            say(f"{gap.message} {gap.advice}")
     return found[:count][::-1]
