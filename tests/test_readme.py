@@ -41,6 +41,12 @@ def test_the_story_by_hand_runs_as_it_stands(environment, tmp_path):
     assert done.returncode == 0, done.stderr
     for word in ("cache-1", "accepted", "marketing_tvoje_info:", "src/lib/redis.ts"):
         assert word in done.stdout
+    (questions,) = [block for block in blocks("sh") if "bus verify" in block]
+    done = subprocess.run(
+        ["sh", "-ec", questions], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert "every link agrees" in done.stdout
 
 
 @pytest.mark.parametrize("number", range(len(blocks("python"))))
@@ -66,10 +72,10 @@ def test_every_command_of_the_table_is_there_and_every_command_is_in_the_table(e
     done = subprocess.run(
         [sys.executable, "-m", "taskbus", "--help"], env=environment, capture_output=True, text=True, check=True
     )
-    commands = set(re.findall(r"^  ([a-z]+)  ", done.stdout, re.MULTILINE))
+    commands = set(re.findall(r"^  ([a-z][a-z-]*)  ", done.stdout, re.MULTILINE))
     table = README.partition("## Commands")[2].partition("## ")[0]
     listed = {
-        word for cell in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for word in re.findall(r"[a-z]+", cell)
+        word for cell in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for word in re.findall(r"[a-z-]+", cell)
     }
     assert commands
     assert commands <= listed

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from taskbus_projections.projector import Progress, Projector
     from taskbus_projections.rebuilding import rebuild, up_to_date
     from taskbus_projections.registry import BUILTIN, installed
+    from taskbus_projections.rows import Rows
 
 __all__ = [
     "BUILTIN",
@@ -24,6 +25,7 @@ __all__ = [
     "Progress",
     "Projector",
     "ReadModel",
+    "Rows",
     "installed",
     "place",
     "rebuild",
@@ -38,6 +40,7 @@ _MODULES = {
     "Progress": "projector",
     "Projector": "projector",
     "ReadModel": "model",
+    "Rows": "rows",
     "installed": "registry",
     "place": "database",
     "rebuild": "rebuilding",

@@ -13,6 +13,7 @@ import msgspec
 
 from taskbus.codec import decode
 from taskbus.envelope import Acknowledgment, Cancellation, Completion, Delegation, Escalation, Question, Verdict
+from taskbus_projections.queries.answer import rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,10 +24,11 @@ if TYPE_CHECKING:
 
 P = TypeVar("P")
 
+# The plus keeps SQLite from going through all delegations of the log, of which it knows no number.
 _NEWEST: Final = """
     SELECT type, id, content_type, body FROM events WHERE n IN (
         SELECT max(n) FROM events
-        WHERE task = :task AND n >= (SELECT max(n) FROM events WHERE task = :task AND type = 'delegation')
+        WHERE task = :task AND n >= (SELECT max(n) FROM events WHERE task = :task AND +type = 'delegation')
         GROUP BY type
     )
 """
@@ -42,7 +44,7 @@ def brief(database: Database, task: Row) -> Row:
     """
     payloads = [
         decode(row["body"], row["content_type"], id=row["id"], type=row["type"]).payload
-        for row in database.query(_NEWEST, {"task": task["id"]})
+        for row in rows(database, _NEWEST, {"task": task["id"]})
     ]
     state = task["state"]
     delegation, verdict = _of(payloads, Delegation), _of(payloads, Verdict)
@@ -70,17 +72,17 @@ def _judged(delegation: Delegation | None, verdict: Verdict | None) -> list[Row]
     """The criteria in the order of the delegation, then those that the verdict has added."""
     wanted = delegation.acceptance_criteria if delegation else ()
     judged = {each.criterion: each for each in verdict.criteria} if verdict else {}
-    rows: list[Row] = []
+    found: list[Row] = []
     for criterion in dict.fromkeys((*wanted, *judged)):
-        found = judged.get(criterion)
-        rows.append(
+        verdict_on = judged.get(criterion)
+        found.append(
             {
                 "criterion": criterion,
-                "met": found.met if found else None,
-                "evidence": found.evidence if found else None,
+                "met": verdict_on.met if verdict_on else None,
+                "evidence": verdict_on.evidence if verdict_on else None,
             }
         )
-    return rows
+    return found
 
 
 def _result(completion: Completion | None) -> Row | None:

@@ -11,9 +11,15 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from taskbus.errors import ProjectionStopped
+from taskbus_projections.agents import Agents
+from taskbus_projections.budgets import Budgets
+from taskbus_projections.escalations import Escalations
 from taskbus_projections.events import Events
+from taskbus_projections.gates import Gates
 from taskbus_projections.model import ReadModel
+from taskbus_projections.parked import ParkedDeliveries
 from taskbus_projections.tasks import Tasks
+from taskbus_projections.transitions import Transitions
 from taskbus_projections.usage import UsageLedger
 
 if TYPE_CHECKING:
@@ -24,7 +30,17 @@ ENTRY_POINTS: Final = "taskbus.projections"
 
 Models: TypeAlias = tuple[type[ReadModel], ...]
 
-BUILTIN: Final[Models] = (Tasks, Events, UsageLedger)
+BUILTIN: Final[Models] = (
+    Events,
+    Tasks,
+    Transitions,
+    UsageLedger,
+    Budgets,
+    Escalations,
+    Gates,
+    Agents,
+    ParkedDeliveries,
+)
 
 
 def installed() -> Models:

@@ -28,7 +28,8 @@ class Column(NamedTuple):
     """A column: its heading, and the text that a row has in it.
 
     `flexible` ones give way where a line is too long; then `spare` ones are left out, the highest first.
-    `number`s stand on the right; `paint` colours a text that has been cut already.
+    `number`s stand on the right; `paint` colours a text that has been cut already. A `kept` one is shown also where no
+    row has a text in it.
     """
 
     heading: str
@@ -37,15 +38,16 @@ class Column(NamedTuple):
     number: bool = False
     paint: Callable[[str], str] | None = None
     spare: int = 0
+    kept: bool = False
 
 
 def table(columns: Sequence[Column], rows: Sequence[dict[str, Any]], *, width: int | None = None) -> str:
-    """The rows below their headings; a column without any text is left out.
+    """The rows below their headings; a column without any text is left out, if it is not to be kept.
 
     With `width` no line is longer, as far as that can be.
     """
     texts = [[visible(column.text(row)) for column in columns] for row in rows]
-    shown = [at for at, _ in enumerate(columns) if not rows or any(line[at] for line in texts)]
+    shown = [at for at, column in enumerate(columns) if column.kept or not rows or any(line[at] for line in texts)]
     columns, texts = _chosen(columns, texts, shown)
     limits = [max(cells(column.heading), *(cells(line[at]) for line in texts), 0) for at, column in enumerate(columns)]
     if width is not None:
@@ -58,6 +60,19 @@ def table(columns: Sequence[Column], rows: Sequence[dict[str, Any]], *, width: i
             _GAP.join("-" * limit for limit in limits),
             *(_line(columns, limits, line, painted=True) for line in texts),
         )
+    )
+
+
+def fits(columns: Sequence[Column], rows: Sequence[dict[str, Any]], width: int) -> bool:
+    """Whether the rows can be read as a table: no flexible column has to become narrower than `_LEAST`."""
+    wanted = [
+        max(cells(column.heading), *(cells(visible(column.text(row))) for row in rows), 0)
+        for column in columns
+        if not column.spare
+    ]
+    flexible = [column.flexible for column in columns if not column.spare]
+    return (
+        _length([min(want, _LEAST) if gives else want for want, gives in zip(wanted, flexible, strict=True)]) <= width
     )
 
 

@@ -14,7 +14,11 @@ import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
+import answers
 import appends
+import archives
+import folds
+import follows
 import memory
 import sizes
 import wakes
@@ -48,12 +52,42 @@ async def wake(url: str, count: int | None, rounds: int | None) -> Part:
     return await wakes.measure(url, count or wakes.COUNT, rounds or wakes.ROUNDS)
 
 
+async def archive(url: str, count: int | None, rounds: int | None) -> Part:
+    """Sealing, reading what was sealed, and the replay."""
+    return await archives.measure(url, count or archives.COUNT, rounds or archives.ROUNDS)
+
+
 async def hold(url: str, count: int | None, rounds: int | None) -> Part:
     """The memory of a worker for which much waits."""
     return await memory.measure(url, count or memory.COUNT, rounds or memory.ROUNDS)
 
 
-PARTS: dict[str, Measure] = {"append": append, "sizes": size, "cycle": cycle, "wake": wake, "memory": hold}
+async def fold(url: str, count: int | None, rounds: int | None) -> Part:
+    """The fold of a log into all read models, and its memory."""
+    return await folds.measure(url, count or folds.COUNT, rounds or folds.ROUNDS)
+
+
+async def follow(url: str, count: int | None, rounds: int | None) -> Part:
+    """The way from an append to a row that a reader sees, under a steady load."""
+    return await follows.measure(url, count or follows.COUNT, rounds or follows.ROUNDS)
+
+
+async def query(_url: str, count: int | None, rounds: int | None) -> Part:
+    """The questions of the command line, on a database that was folded."""
+    return await asyncio.to_thread(answers.measure, count or answers.COUNT, rounds or answers.ROUNDS)
+
+
+PARTS: dict[str, Measure] = {
+    "append": append,
+    "sizes": size,
+    "cycle": cycle,
+    "wake": wake,
+    "archive": archive,
+    "memory": hold,
+    "fold": fold,
+    "follow": follow,
+    "queries": query,
+}
 
 
 async def measured(

@@ -17,8 +17,9 @@ from taskbus.log import Entry
 from tests.conftest import BusCommand, Finished
 
 VARIABLES = (
-    "BUS_AGENT", "BUS_TOKEN", "BUS_TASK", "BUS_DURABILITY", "REDIS_URL", "REDIS_PREFIX", "COLUMNS", "NO_COLOR"
-)  # fmt: skip
+    *("BUS_AGENT", "BUS_TOKEN", "BUS_TASK", "BUS_DURABILITY", "BUS_POLICY"),
+    *("REDIS_URL", "REDIS_PREFIX", "COLUMNS", "NO_COLOR"),
+)
 
 
 @dataclass(frozen=True)

@@ -143,8 +143,8 @@ def test_the_commands_of_the_design_are_there() -> None:
     expected = {
         "demo", "up", "down", "doctor", "env", "init", "delegate", "ack", "progress", "ask", "answer", "complete",
         "escalate", "accept", "reject", "cancel", "publish", "validate", "convert", "template", "inbox", "parked",
-        "tail", "replay", "tasks", "task", "audit", "costs", "project", "rebuild", "agent",
-        "supervise",
+        "tail", "replay", "tasks", "task", "audit", "costs", "agents", "gates", "escalations", "sql", "project",
+        "rebuild", "agent", "supervise",
     }  # fmt: skip
     assert expected <= set(main.list_commands(click.Context(main)))
 

@@ -414,7 +414,7 @@ def test_a_rebuild_repairs_and_says_what_was_wrong(run_bus, story):
 
 def test_a_rebuild_on_a_terminal_shows_how_far_it_is(run_bus, story):
     """A progress bar counts the envelopes."""
-    assert "8/8" in on_terminal(run_bus, "rebuild", both=True)
+    assert "8 of 8" in on_terminal(run_bus, "rebuild", both=True)
 
 
 def test_an_emptied_log_is_said_loudly(run_bus, story, valkey):

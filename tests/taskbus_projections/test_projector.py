@@ -9,11 +9,13 @@ import subprocess
 import sys
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import ClassVar
 
 import anyio
 import pytest
 
+from taskbus import log
 from taskbus.client import Bus
 from taskbus.codec import encode
 from taskbus.connection import Connection
@@ -22,11 +24,10 @@ from taskbus.errors import CheckpointLost, Permanent, ProjectionStopped
 from taskbus.parked import replay
 from taskbus.position import START
 from taskbus_projections import dump
-from taskbus_projections import projector as engine
-from taskbus_projections.database import Database, Outdated
+from taskbus_projections.database import Checkpoint, Database, Outdated
 from taskbus_projections.instants import instant
 from taskbus_projections.model import Fact, ReadModel
-from taskbus_projections.projector import Projector
+from taskbus_projections.projector import Progress, Projector
 from taskbus_projections.registry import BUILTIN
 from tests.servers import bundled_binary, end, running, start
 from tests.taskbus_projections import folding
@@ -221,8 +222,8 @@ async def test_several_projectors_fold_everything_once(bus, path):
     with ExitStack() as opened:
         databases = [opened.enter_context(Database.open(path, bus.namespace, BUILTIN)) for _ in range(4)]
         async with anyio.create_task_group() as together:
-            for database in databases:
-                one = Projector(bus, database, page=16)
+            for database, page in zip(databases, (16, 17, 23, 31), strict=True):
+                one = Projector(bus, database, page=page)
                 together.start_soon(lambda one=one: one.catch_up(on_commit=commits.append))
         anew = opened.enter_context(fold_anew(path, bus.namespace))
         await Projector(bus, anew).catch_up()
@@ -231,12 +232,30 @@ async def test_several_projectors_fold_everything_once(bus, path):
     assert len(commits) < 4 * 600 / 15 + 8
 
 
+async def test_what_another_projector_folds_meanwhile_is_no_loss(bus, path, projector, monkeypatch):
+    """One that has asked where the log ends finds the database farther than that, and takes it for what it is."""
+    await publish(bus, story(24, 20))
+    end = bus.log.end
+
+    async def late():
+        monkeypatch.setattr(bus.log, "end", end)
+        found = await end()
+        await publish(bus, story(25, 20))
+        with Database.open(path, bus.namespace, BUILTIN) as database:
+            await Projector(bus, database).catch_up()
+        return found
+
+    monkeypatch.setattr(bus.log, "end", late)
+    assert (await projector.catch_up()).folded == 40
+    assert (await projector.catch_up()).folded == 40
+
+
 async def test_progress_is_told_after_each_transaction(bus, projector):
     """`on_commit` gets ever later checkpoints, and the position that is the end."""
     answers = await publish(bus, story(6, 200))
     told = []
     checkpoint = await projector.catch_up(on_commit=told.append)
-    assert [progress.checkpoint.folded for progress in told] == [64, 200]
+    assert [progress.checkpoint.folded for progress in told] == [100, 200]
     assert {progress.end for progress in told} == {answers[-1].position}
     assert told[-1].checkpoint == checkpoint
     assert await projector.catch_up(on_commit=told.append) == checkpoint
@@ -252,12 +271,15 @@ async def test_folding_stops_at_the_position_that_was_asked_for(bus, projector):
 
 async def test_long_envelopes_are_read_a_few_at_a_time(bus, database, monkeypatch):
     """The page shrinks so that memory holds about so many bytes, whatever the length of the envelopes."""
-    monkeypatch.setattr(engine, "PAGE_BYTES", 20_000)
-    told = []
+    monkeypatch.setattr(log, "PAGE_BYTES", 20_000)
+    told = [Progress(Checkpoint(), START)]
     first = compose(Delegation(goal="x" * 2000), sender="@boss", recipient="@kilo")
-    await publish(bus, [first, *(compose(first.payload, sender="@boss", recipient="@kilo") for _ in range(99))])
+    await publish(bus, [first, *(compose(first.payload, sender="@boss", recipient="@kilo") for _ in range(299))])
     await Projector(bus, database).catch_up(on_commit=told.append)
-    assert [progress.checkpoint.folded for progress in told] == [64, 79, 94, 100]
+    steps = [after.checkpoint.folded - before.checkpoint.folded for before, after in pairwise(told)]
+    assert steps[0] == 100
+    assert 0 < max(steps[1:]) < 20_000 / 2000
+    assert sum(steps) == 300
 
 
 async def test_a_read_model_of_a_users_own_is_folded_beside_the_others(bus, path):
@@ -390,7 +412,7 @@ async def test_a_projector_notices_that_other_read_models_took_over(bus, path, p
     await publish(bus, story(17, 10))
     with Database.open(path, bus.namespace, BUILTIN) as other:
         other.connection.execute("UPDATE read_models SET version = 99 WHERE name = 'tasks'")
-    with pytest.raises(ProjectionStopped, match="another taskbus") as stopped:
+    with pytest.raises(ProjectionStopped, match="other read models") as stopped:
         await projector.catch_up()
     assert not isinstance(stopped.value, Outdated)
 
@@ -403,14 +425,19 @@ async def test_a_database_that_fell_back_is_folded_again_from_there(bus, path, d
     def fall_back(progress):
         told.append(progress.checkpoint.folded)
         if len(told) == 2:
-            with Database.open(path, bus.namespace, BUILTIN) as other, other.transaction():
-                for table in ("usage", "events", "tasks", "checkpoint"):
-                    other.connection.execute(f"DELETE FROM {table}")
+            with Database.open(path, bus.namespace, BUILTIN) as other:
+                other.connection.execute("PRAGMA foreign_keys = OFF")
+                with other.transaction():
+                    for table in dump.digests(other):
+                        if table not in ("bus", "read_models"):
+                            other.connection.execute(f"DELETE FROM {table}")
 
     await Projector(bus, database, page=30).catch_up(on_commit=fall_back)
-    assert told[:3] == [30, 59, 0]
+    assert told[:3] == [30, 60, 0]
     with fold_anew(path, bus.namespace) as anew:
         await Projector(bus, anew).catch_up()
+        assert dump.differing(anew, database) == []
+        assert list(dump.dump(anew)) == list(dump.dump(database))
         assert dump.digest(anew) == dump.digest(database)
 
 
@@ -428,6 +455,31 @@ async def test_following_folds_what_arrives(bus, projector, database):
                 pass
             assert database.checkpoint().folded == folded
         following.cancel_scope.cancel()
+
+
+async def test_following_stops_when_the_log_begins_anew(bus, projector, database):
+    """What arrives in a log that was emptied does not follow from what was folded."""
+    commits, told = anyio.create_memory_object_stream(100)
+    stopped = []
+
+    async def follow():
+        try:
+            await projector.follow(on_commit=commits.send_nowait)
+        except CheckpointLost as lost:
+            stopped.append(lost)
+
+    async with anyio.create_task_group() as following, commits, told:
+        await publish(bus, story(21, 20))
+        following.start_soon(follow)
+        while (await told.receive()).checkpoint.folded < 20:
+            pass
+        await publish(bus, story(22, 5))
+        while (await told.receive()).checkpoint.folded < 25:
+            pass
+        await bus.connection.execute("DEL", bus.keys.log, bus.keys.index, bus.keys.meta)
+        await publish(bus, story(23, 5))
+    assert len(stopped) == 1
+    assert database.checkpoint().folded == 25
 
 
 async def test_following_survives_a_restart_of_the_server(path, namespace):

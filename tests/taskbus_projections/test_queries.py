@@ -21,7 +21,7 @@ from taskbus.errors import NotFound, UsageError
 from taskbus.position import START, Position
 from taskbus_projections import queries
 from taskbus_projections.projector import Projector
-from taskbus_projections.queries import GROUPINGS
+from taskbus_projections.queries import GROUPINGS, Sought, Spent, Wanted
 
 pytestmark = pytest.mark.anyio
 
@@ -104,11 +104,17 @@ async def test_the_board_has_every_task_the_last_changed_first(answers, database
         ({"assignee": "@cline"}, {"cache-2"}),
         ({"root": "cache-1"}, {"cache-1", "cache-2"}),
         ({"root": "cache-1", "assignee": "@kilo"}, {"cache-1"}),
+        ({"assignee": "@cline", "states": ("escalated", "failed")}, {"cache-2"}),
+        ({"delegator": "@boss"}, {"docs", "cache-1"}),
+        ({"delegator": "@boss", "states": ("failed",)}, {"docs"}),
+        ({"task_type": "review"}, set()),
+        ({"created_since": "2026-01-01", "states": ("failed", "escalated")}, {"docs", "cache-2"}),
+        ({"created_until": "2026-01-01"}, set()),
     ],
 )
 async def test_the_board_can_be_narrowed(answers, database, asked, found):
     """Filters are all met at once; several states are alternatives."""
-    page = queries.board(database, **asked)
+    page = queries.board(database, Wanted(**asked))
     assert {row["id"] for row in page.rows} == found
     assert page.total == len(found)
 
@@ -119,7 +125,7 @@ async def test_a_task_is_found_by_the_beginning_of_its_id(answers, database):
     assert queries.task_id(database, "cache-1") == "cache-1"
     assert queries.root_of(database, "cache-2") == "cache-1"
     assert queries.task(database, "docs")["goal"] == "Write it down"
-    with pytest.raises(UsageError, match=r"cache-1 \(input-required: .*cache-2 \(escalated: ") as several:
+    with pytest.raises(UsageError, match=r"cache-1 \(input-required: .*\n  cache-2 \(escalated: ") as several:
         queries.task_id(database, "cache")
     assert "more of the ID" in several.value.advice
     for missing in ("docs-2", "x", "CACHE-1", "cache-_"):
@@ -134,7 +140,7 @@ async def test_an_id_that_others_go_on_from_means_itself(bus, projector, databas
     await bus.publish_many([delegated("build"), *(delegated(f"build-{number}") for number in range(12))])
     await projector.catch_up()
     assert queries.task_id(database, "build") == "build"
-    with pytest.raises(UsageError, match=r"build-9 \(submitted: make it\), and more\.|build-7 .*, and more\."):
+    with pytest.raises(UsageError, match=r"\n  build-7 \(submitted: make it\)\n  and more$"):
         queries.task_id(database, "build-")
 
 
@@ -152,7 +158,7 @@ async def test_a_task_is_known_without_a_server(answers, database, tmp_path, nam
 
 async def test_shown_ids_are_cut_to_what_tells_them_apart(bus, projector, database):
     """Whatever is shown can be typed again, and means the same task."""
-    names = ["0199aa-1-rest", "0199aa-2-rest", "0199aa-2", "zz", "0199ab-1-rest"]
+    names = ["0199aa-1-rest", "0199aa-2-rest", "0199aa-2", "zz", "0199ab-1-rest", "cache-prices"]
     await bus.publish_many([delegated(name) for name in names])
     await projector.catch_up()
     short = queries.short_ids(database, names, least=4)
@@ -162,6 +168,7 @@ async def test_shown_ids_are_cut_to_what_tells_them_apart(bus, projector, databa
         "0199aa-2": "0199aa-2",
         "zz": "zz",
         "0199ab-1-rest": "0199ab",
+        "cache-prices": "cache-prices",
     }
     assert {queries.task_id(database, cut): name for name, cut in short.items()} == dict(zip(names, names, strict=True))
 
@@ -220,37 +227,49 @@ async def test_the_audit_trail_says_who_what_when_and_why(answers, database):
         ({"agent": "@cline"}, [3, 4, 5, 7]),
         ({"types": ("question", "escalation")}, [6, 7]),
         ({"agent": "@kilo", "types": ("delegation",)}, [1, 3]),
+        ({"agent": "@cline", "types": ("status", "escalation"), "by_hand": True}, [7]),
+        ({"by_hand": True}, [7]),
+        ({"by_hand": True, "agent": "@boss"}, []),
+        ({"root": "cache-1", "agent": "@cline", "types": ("delegation",)}, [3]),
         ({"search": "NO DISK"}, [7]),
-        ({"search": "Říp"}, [6]),
-        ({"search": "100%"}, [1]),
-        ({"search": "s_l"}, [1]),
-        ({"search": "0% of prices-list"}, []),
-        ({"search": "openrouter"}, [2, 5]),
-        ({"search": "cache-2"}, [3, 4, 5, 7]),
+        ({"search": "disk no"}, [7]),
+        ({"search": "rip"}, [6]),
+        ({"search": "100% of prices_list"}, [1]),
+        ({"search": "price"}, []),
+        ({"search": "price*"}, [1]),
+        ({"search": "it OR"}, []),
+        ({"search": "it", "task": "docs"}, [8]),
+        ({"search": "it", "agent": "@kilo"}, [3]),
+        ({"search": "it", "types": ("delegation", "status")}, [3, 8]),
+        ({"match": '"no disk" OR slow'}, [5, 7]),
+        ({"match": "it NOT down"}, [3]),
+        ({"match": "it", "root": "cache-1", "agent": "@cline"}, [3]),
         ({"limit": 3}, [8, 9, 10]),
         ({"task": "docs", "limit": 3}, [8, 9, 10]),
     ],
 )
 async def test_the_audit_trail_can_be_narrowed(answers, database, asked, found):
     """Filters are all met at once, and signs that SQL has a use for are just signs."""
-    page = queries.audit(database, **asked)
+    asked = dict(asked)
+    limit = asked.pop("limit", None)
+    page = queries.audit(database, Sought(**asked), limit=limit)
     assert ids(page) == found
-    assert page.more == (asked == {"limit": 3})
+    assert page.more == (limit == 3 and not asked)
 
 
 async def test_since_and_until_are_both_included(answers, database):
     """They need not be positions at which an envelope stands."""
     third, sixth = answers[2], answers[5]
-    assert ids(queries.audit(database, since=third, until=sixth)) == [3, 4, 5, 6]
+    assert ids(queries.audit(database, Sought(since=third, until=sixth))) == [3, 4, 5, 6]
     before = Position(0, answers[0].ms - 1, 7)
-    assert ids(queries.audit(database, since=before, until=third)) == [1, 2, 3]
-    assert ids(queries.audit(database, until=before)) == []
+    assert ids(queries.audit(database, Sought(since=before, until=third))) == [1, 2, 3]
+    assert ids(queries.audit(database, Sought(until=before))) == []
     later = Position(0, answers[-1].ms, answers[-1].sequence + 1)
-    assert ids(queries.audit(database, until=later)) == list(range(1, 11))
-    assert ids(queries.audit(database, since=later)) == []
-    assert ids(queries.audit(database, until=START)) == []
-    assert ids(queries.audit(database, since=START)) == list(range(1, 11))
-    assert ids(queries.audit(database, since=Position(0, sixth.ms + 60_000, 0))) == []
+    assert ids(queries.audit(database, Sought(until=later))) == list(range(1, 11))
+    assert ids(queries.audit(database, Sought(since=later))) == []
+    assert ids(queries.audit(database, Sought(until=START))) == []
+    assert ids(queries.audit(database, Sought(since=START))) == list(range(1, 11))
+    assert ids(queries.audit(database, Sought(since=Position(0, sixth.ms + 60_000, 0)))) == []
 
 
 @pytest.mark.parametrize(
@@ -265,14 +284,14 @@ async def test_since_and_until_are_both_included(answers, database):
 )
 async def test_costs_add_up_and_count_what_has_no_price(answers, database, by, found):
     """The dearest first; a sum without any price is not zero but unknown."""
-    rows = queries.costs(database, by)
+    rows = queries.costs(database, by).rows
     assert [tuple(row.values())[: len(found[0])] for row in rows] == found
 
 
 @pytest.mark.parametrize(("by", "length"), [("month", 7), ("day", 10)])
 async def test_costs_of_a_span_of_time(answers, database, by, length):
     """Months and days are those of the server's clock in UTC."""
-    (row,) = queries.costs(database, by)
+    (row,) = queries.costs(database, by).rows
     assert row[by] == answers[0].time.isoformat()[:length]
     assert (row["calls"], row["unpriced_calls"], row["cost_microusd"]) == (4, 2, 1_500_002)
 
@@ -289,10 +308,10 @@ async def test_totals_and_tokens(answers, database):
         "cache_write_tokens": None,
         "reasoning_tokens": None,
     }
-    assert queries.total(database, task="docs")["cost_microusd"] is None
-    assert queries.total(database, root="cache-1")["calls"] == 3
-    assert queries.total(database, task="nothing")["calls"] == 0
-    assert queries.costs(database, "model", task="cache-2")[0]["cost_microusd"] == 2
+    assert queries.total(database, Spent(task="docs"))["cost_microusd"] is None
+    assert queries.total(database, Spent(root="cache-1"))["calls"] == 3
+    assert queries.total(database, Spent(task="nothing"))["calls"] == 0
+    assert queries.costs(database, "model", Spent(task="cache-2")).rows[0]["cost_microusd"] == 2
 
 
 async def test_every_way_to_add_up_is_offered(bus):

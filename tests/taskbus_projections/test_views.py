@@ -112,3 +112,57 @@ def test_ids_of_rows_are_listed_once():
 def test_a_time_is_shown_as_it_is_here(monkeypatch):
     """With the date where it is not today."""
     assert views.local("2001-02-03T04:05:06.000Z").startswith("2001-02-0")
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(None, ""), (0, "0%"), (0.0004, "0.0%"), (0.021, "2.1%"), (0.5, "50%"), (0.996, "99.6%"), (1, "100%")],
+)
+def test_shares_near_the_ends_have_a_digit_more(value, shown):
+    """Two in a thousand are not nothing, and not all but two are not all."""
+    assert views.percent(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "shown"), [(None, ""), (0, "0.0s"), (340, "0.3s"), (12_345, "12s"), (3_720_000, "1h 2m")]
+)
+def test_durations_in_two_units(milliseconds, shown):
+    """Short ones with a digit after the point."""
+    assert views.duration(milliseconds) == shown
+
+
+@pytest.mark.parametrize(
+    ("microusd", "shown"),
+    [
+        (0, "$0.00"),
+        (12_345_678, "$12.35"),
+        (4_999, "$0.005"),
+        (21, "$0.000021"),
+        (0.213, "$0.00000021"),
+        (1_234_567_890, "$1,234.57"),
+    ],
+)
+def test_a_sum_that_was_reckoned_is_not_more_exact_than_it_is(microusd, shown):
+    """To the cent, below one to two digits."""
+    assert views.about(microusd) == shown
+
+
+def test_escalations_in_a_sentence():
+    """Rates are left out where they are of nothing."""
+    none = {
+        "incidents": 0,
+        "tasks": 0,
+        "rate": None,
+        "human": 0,
+        "human_rate": None,
+        "answered": 0,
+        "mean_answer_ms": None,
+    }
+    assert views.escalations_said(none, 0) == "0 incidents; none reached a human. Open: 0."
+    some = {
+        "incidents": 1, "tasks": 50, "rate": 0.02, "human": 1, "human_rate": 0.02, "answered": 1,
+        "mean_answer_ms": 60_000,
+    }  # fmt: skip
+    assert views.escalations_said(some, 1) == (
+        "1 incident in 50 tasks (2.0%); 1 reached a human (2.0% of the tasks), dealt with after 1m on average. Open: 1."
+    )

@@ -1,0 +1,163 @@
+"""The policy: tiers of models and agents, what models cost, what may be spent, and what is to be supposed.
+
+A TOML file that a user writes; what it says is data, and none of it stands in the code. Read strictly: whatever is
+unknown, of the wrong kind, or absurd is refused with file, line and key. Money is in microdollars, of integers.
+Called by `bus costs`, `bus what-if` and `bus report`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from taskbus.errors import ConfigurationError
+from taskbus_projections import supposing
+from taskbus_projections.patterns import Patterns, is_pattern, split
+from taskbus_projections.policy_file import PolicyFile
+from taskbus_projections.pricing import Price
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from taskbus.settings import Settings
+    from taskbus_projections.supposing import Supposition
+
+TABLES: Final = ("prices", "tiers", "caps", *supposing.TABLES)
+_PRICE: Final = ("input", "output", "cache_read", "cache_write", "reasoning")
+_TIER: Final = ("rank", "models", "agents")
+_DEAREST: Final = 1_000_000
+"""A million dollars for a million tokens: a dollar each."""
+_RICHEST: Final = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """Some agents and models that belong together. `model` is the first of them that is no pattern, if any."""
+
+    name: str
+    rank: int | None
+    models: tuple[str, ...]
+    agents: tuple[str, ...]
+
+    @property
+    def model(self) -> tuple[str, str] | None:
+        """Provider and model that stand for the tier: the first that is written in full."""
+        return next((split(each) for each in self.models if "/" in each and not is_pattern(each)), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What one file says. `version` names its table of prices; `tiers` are in order of their rank, then of the file."""
+
+    path: Path
+    version: str | None
+    tiers: tuple[Tier, ...]
+    supposition: Supposition
+    _prices: Patterns[Price]
+    _caps: Patterns[int]
+    _agent_caps: Patterns[int]
+    _by_agent: Patterns[str]
+    _by_model: Patterns[str]
+
+    @classmethod
+    def load(cls, path: Path) -> Policy:
+        """Read a file. Raises ConfigurationError with file, line and key."""
+        file = PolicyFile(path)
+        file.table(known=TABLES)
+        tiers = _tiers(file)
+        prices = Patterns(_prices(file))
+        caps = list(_caps(file))
+        version = file.table("prices").get("version")
+        return cls(
+            path=path,
+            version=None if version is None else file.text(("prices", "version"), version),
+            tiers=tiers,
+            supposition=supposing.read(file, {tier.name: tier.model for tier in tiers}, prices),
+            _prices=prices,
+            _caps=Patterns((name, amount) for name, amount in caps if not name.startswith("@")),
+            _agent_caps=Patterns((name, amount) for name, amount in caps if name.startswith("@")),
+            _by_agent=Patterns((agent, tier.name) for tier in tiers for agent in tier.agents),
+            _by_model=Patterns((model, tier.name) for tier in tiers for model in tier.models),
+        )
+
+    @classmethod
+    def of(cls, settings: Settings) -> Policy | None:
+        """The policy that the settings name; None where they name none. Raises ConfigurationError."""
+        return cls.load(settings.policy) if settings.policy else None
+
+    @classmethod
+    def needed(cls, settings: Settings) -> Policy:
+        """The same, where nothing can be done without one."""
+        found = cls.of(settings)
+        if found is None:
+            advice = (
+                "Name one with --policy FILE, BUS_POLICY, or `policy` in bus.toml; docs/policy.example.toml, in the "
+                "repository, shows how it is written."
+            )
+            raise ConfigurationError("No policy is named.", advice=advice)
+        return found
+
+    def tier(self, agent: str, provider: str, model: str) -> str | None:
+        """The tier of a call: the one that names the agent, else the one that names the model, else None."""
+        return self._by_agent.find(agent) or self._by_model.find(f"{provider}/{model}", model)
+
+    def price(self, provider: str, model: str) -> Price | None:
+        """What a model costs; None where the policy does not say."""
+        return self._prices.find(f"{provider}/{model}")
+
+    def cap(self, provider: str) -> int | None:
+        """How many microdollars a month, in UTC, may go to a provider; None for no cap."""
+        return self._caps.find(provider)
+
+    def agent_cap(self, agent: str) -> int | None:
+        """How many microdollars a month an agent may spend; None for no cap of its own."""
+        return self._agent_caps.find(agent)
+
+
+def _prices(file: PolicyFile) -> Iterator[tuple[str, Price]]:
+    for pattern in file.table("prices"):
+        if pattern == "version":
+            continue
+        where = ("prices", pattern)
+        if not all(split(pattern)):
+            raise file.wrong(where, pattern, 'provider and model, such as "openai/o3" or "*/*opus*"')
+        table = file.table(*where, known=_PRICE)
+        amounts = {name: file.amount((*where, name), value, most=_DEAREST) for name, value in table.items()}
+        for name in ("input", "output"):
+            if name not in amounts:
+                raise file.wrong(where, table, f"a table with `{name}`")
+        yield pattern, Price(**amounts)
+
+
+def _tiers(file: PolicyFile) -> tuple[Tier, ...]:
+    tiers: list[Tier] = []
+    taken: dict[str, str] = {}
+    for name in file.table("tiers"):
+        where = ("tiers", file.text(("tiers", name), name))
+        table = file.table(*where, known=_TIER)
+        rank = table.get("rank")
+        models = file.texts((*where, "models"), table.get("models", []))
+        agents = file.texts((*where, "agents"), table.get("agents", []))
+        tier = Tier(
+            name,
+            None if rank is None else file.number((*where, "rank"), rank, least=0, most=1000),
+            models,
+            tuple(file.agent((*where, "agents"), each) for each in agents),
+        )
+        if "/" in name:
+            raise file.wrong(where, name, "a name without a slash, which a model has")
+        for kind, each in (*(("models", each) for each in models), *(("agents", each) for each in tier.agents)):
+            other = taken.setdefault(each.casefold(), name)
+            if other != name:
+                raise file.wrong((*where, kind), each, f"it in one tier, and {other} has it")
+        tiers.append(tier)
+    return tuple(sorted(tiers, key=lambda tier: 1001 if tier.rank is None else tier.rank))
+
+
+def _caps(file: PolicyFile) -> Iterator[tuple[str, int]]:
+    for name, value in file.table("caps").items():
+        amount = file.amount(("caps", name), value, most=_RICHEST)
+        if name.startswith("@"):
+            file.agent(("caps", name), name)
+        yield name, amount

@@ -1,0 +1,171 @@
+"""Reading a policy file: TOML, every value with the line that it stands in, and nothing unknown.
+
+Owns how amounts are written (a text or a number, at most six digits behind the point, never a float on the way) and
+how each mistake is told: file, line, key, what was found and what is expected. Called by `taskbus_projections.policy`,
+which knows what the keys mean.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from decimal import Decimal
+from typing import TYPE_CHECKING, Final, TypeAlias, cast
+
+from taskbus import bus_file
+from taskbus.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Mapping
+    from pathlib import Path
+
+Keys: TypeAlias = tuple[str, ...]
+
+_ADVICE: Final = "docs/policy.example.toml, in the repository, shows how a policy is written."
+_AMOUNT: Final = re.compile(r"\d{1,12}(?:\.\d{1,6})?", re.ASCII)
+_AGENT: Final = re.compile(r"@[A-Za-z0-9._*?-]{1,64}", re.ASCII)
+_PART: Final = r"""(?:[A-Za-z0-9_-]+|"(?:[^"\\]|\\.)*"|'[^']*')"""
+_KEY: Final = rf"{_PART}(?:[ \t]*\.[ \t]*{_PART})*"
+_HEADER: Final = re.compile(rf"[ \t]*\[[ \t]*({_KEY})[ \t]*\]")
+_VALUE: Final = re.compile(rf"[ \t]*({_KEY})[ \t]*=")
+_SHOWN: Final = 60
+
+
+class PolicyFile:
+    """One file that was parsed. Everything that it is asked for is checked; all raise ConfigurationError."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        text = bus_file.contents(path)
+        self.document = bus_file.parsed(path, text, advice=_ADVICE, number=Decimal)
+        self._lines = _lines_of(text)
+
+    def table(self, *keys: str, known: Collection[str] | None = None) -> Mapping[str, object]:
+        """A table, empty where it is missing; with `known`, no other key may stand in it."""
+        found: object = self.document
+        for depth, key in enumerate(keys, start=1):
+            found = cast("Mapping[str, object]", found).get(key, {})
+            if not isinstance(found, dict):
+                raise self.wrong(keys[:depth], found, "a table")
+        table = cast("Mapping[str, object]", found)
+        for key in table if known is not None else ():
+            if key not in (known or ()):
+                raise self._unknown((*keys, key), known or ())
+        return table
+
+    def amount(self, keys: Keys, value: object, *, least: int = 0, most: int) -> int:
+        """An amount in millionths, from `least` to `most` whole ones."""
+        expected = f"an amount from {least} to {most}, with at most six digits behind the point"
+        if not isinstance(value, str | int | Decimal):
+            raise self.wrong(keys, value, expected)
+        written = value.strip() if isinstance(value, str) else _written(value)
+        if not _AMOUNT.fullmatch(written):
+            raise self.wrong(keys, value, expected)
+        millionths = int(Decimal(written).scaleb(6))
+        if not least * 1_000_000 <= millionths <= most * 1_000_000:
+            raise self.wrong(keys, value, expected)
+        return millionths
+
+    def text(self, keys: Keys, value: object, expected: str = "a text") -> str:
+        """A text that is not empty, in one line."""
+        if not isinstance(value, str) or not value.strip() or not value.isprintable():
+            raise self.wrong(keys, value, expected)
+        return value.strip()
+
+    def texts(self, keys: Keys, value: object) -> tuple[str, ...]:
+        """A list of texts, none of them twice."""
+        expected = "a list of texts"
+        if not isinstance(value, list):
+            raise self.wrong(keys, value, expected)
+        found = tuple(self.text(keys, each, expected) for each in cast("list[object]", value))
+        twice = next((each for at, each in enumerate(found) if each in found[:at]), None)
+        if twice is not None:
+            raise self.wrong(keys, twice, "each text once")
+        return found
+
+    def agent(self, keys: Keys, value: str) -> str:
+        """The name of an agent, or a pattern of names; with the sign that it begins with."""
+        found = value if value.startswith("@") else f"@{value}"
+        if not _AGENT.fullmatch(found):
+            raise self.wrong(keys, value, "the name of an agent, such as @kilo or @docs-*")
+        return found
+
+    def number(self, keys: Keys, value: object, *, least: int, most: int) -> int:
+        """A whole number."""
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise self.wrong(keys, value, f"a whole number from {least} to {most}")
+        return value
+
+    def wrong(self, keys: Keys, value: object, expected: str, *, advice: str = _ADVICE) -> ConfigurationError:
+        """The error about a value."""
+        message = f"{self._where(keys)}, key `{_joined(keys)}`: found {_words(value)}, expected {expected}."
+        return ConfigurationError(message, advice=advice)
+
+    def line(self, keys: Keys) -> int:
+        """The line in which a key stands; where it is not seen, that of the table around it."""
+        while keys and keys not in self._lines:
+            keys = keys[:-1]
+        return self._lines.get(keys, 1)
+
+    def _where(self, keys: Keys) -> str:
+        return f"{self.path}, line {self.line(keys)}"
+
+    def _unknown(self, keys: Keys, known: Collection[str]) -> ConfigurationError:
+        near = difflib.get_close_matches(keys[-1], known, n=1)
+        hint = f"Did you mean `{_joined((*keys[:-1], near[0]))}`? " if near else ""
+        message = f"{self._where(keys)}: unknown key `{_joined(keys)}`."
+        return ConfigurationError(message, advice=f"{hint}Known keys here: {', '.join(known)}.")
+
+
+def _written(value: int | Decimal) -> str:
+    """All digits of a number; nothing of one that is far beyond any amount, whose digits could fill the memory."""
+    if isinstance(value, int):
+        return str(value) if abs(value) < 10**13 else ""
+    return format(value, "f") if value.is_finite() and -12 <= value.adjusted() <= 12 else ""
+
+
+def _lines_of(text: str) -> dict[Keys, int]:
+    """Where each key stands: enough for tables and keys that begin a line, as nearly all do."""
+    found: dict[Keys, int] = {}
+    within: Keys = ()
+    for number, line in enumerate(text.splitlines(), start=1):
+        if header := _HEADER.match(line):
+            within = _keys(header[1])
+            found.setdefault(within, number)
+        elif value := _VALUE.match(line):
+            for keys in _beginnings((*within, *_keys(value[1]))):
+                found.setdefault(keys, number)
+    return found
+
+
+def _keys(written: str) -> Keys:
+    """The parts of a key as TOML reads them."""
+    try:
+        table: object = tomllib.loads(f"{written} = 0")
+    except tomllib.TOMLDecodeError:
+        # Within a text of several lines anything may look like a key.
+        return ()
+    found: list[str] = []
+    while isinstance(table, dict):
+        ((key, table),) = cast("dict[str, object]", table).items()
+        found.append(key)
+    return tuple(found)
+
+
+def _beginnings(keys: Keys) -> Iterator[Keys]:
+    for depth in range(1, len(keys) + 1):
+        yield keys[:depth]
+
+
+def _joined(keys: Keys) -> str:
+    return ".".join(key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else f'"{key}"' for key in keys)
+
+
+def _words(value: object) -> str:
+    if isinstance(value, dict | list):
+        return f"a {'table' if isinstance(value, dict) else 'list'}"
+    if isinstance(value, int) and abs(value) >= 10**_SHOWN:
+        return "a number with very many digits"
+    found = repr(value) if isinstance(value, str) else str(value)
+    return found if len(found) <= _SHOWN else f"{found[:_SHOWN]}…"
