@@ -143,7 +143,7 @@ def script(name: str) -> Script:
 
     parts = {
         "--[[TASK]]\n": "--[[CLOCK]]\n--[[RECORD]]\n",
-        **{f"--[[{part.upper()}]]\n": text(part) for part in ("clock", "record", "units", "inbox")},
+        **{f"--[[{part.upper()}]]\n": text(part) for part in ("clock", "record", "units", "inbox", "group")},
         "--[[ENDED]]": "|" + "|".join(sorted(ENDED)) + "|",
         "--[[RULES]]": "".join(f"|{line}" for line in _rules()) + "|",
         "--[[WORK]]": "|" + "|".join(sorted(WORK)) + "|",

@@ -6,6 +6,7 @@ import anyio
 import pytest
 
 from taskbus.client import Bus
+from taskbus.delivery import Release
 from taskbus.envelope import Acknowledgment, Answer, Completion, Delegation, Question, Result, compose
 from taskbus.errors import Permanent, Retryable
 from taskbus.mending import mend
@@ -100,6 +101,20 @@ async def test_what_waits_for_another_try_is_put_back(bus):
     with anyio.fail_after(20):
         await bus.worker("@kilo", handler, backoff=0.1).run(limit=2)
     assert await states(bus, [envelope]) == {"completed"}
+
+
+async def test_mending_one_inbox_forgets_no_tries_of_another(bus):
+    """The group of one priority is gone when another is mended: what waits there was tried as often as before."""
+    await delegated(bus, priority="high")
+    inbox = bus.inbox("@kilo", lease=60)
+    (first,) = (await inbox.take()).deliveries
+    await inbox.release([Release(first, 0.05, counts=True, reason="retryable")])
+    await bus.connection.execute("XGROUP", "DESTROY", bus.keys.inbox("@kilo", "high"), "@kilo")
+    assert await mend(bus, "@kilo") == []
+    with anyio.fail_after(20):
+        while not (again := (await inbox.take()).deliveries):  # noqa: ASYNC110 - its pause is the server's
+            await anyio.sleep(0.01)
+    assert [(delivery.name, delivery.tries) for delivery in again] == [(first.name, 2)]
 
 
 async def test_what_is_parked_stays_parked(bus):

@@ -5,6 +5,7 @@
 -- Reply the names of the tasks whose work was put back
 
 --[[TASK]]
+--[[GROUP]]
 local call, match = redis.call, string.match
 local index, meta, held, leases = unpack(KEYS, 1, 4)
 local agent, mended, inboxes = ARGV[1], {}, {}
@@ -27,7 +28,8 @@ for priority, inbox in pairs(inboxes) do
   local mark = "read:" .. agent .. ":" .. priority
   if call("HEXISTS", meta, mark) == 1 then
     if call("EXISTS", inbox) == 1 then
-      redis.pcall("XGROUP", "CREATE", inbox, agent, "0") -- there may be one
+      -- Its group may be gone as well, or not be there yet.
+      if redis.pcall("XPENDING", inbox, agent).err then create_group(inbox, agent, priority, leases) end
       call("HSET", meta, mark, "read")
     else
       call("HDEL", meta, mark)

@@ -21,6 +21,7 @@
 
 --[[TASK]]
 --[[INBOX]]
+--[[GROUP]]
 local call, match = redis.call, string.match
 local prefix, agent, consumer, limit, lease = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local log, index, meta, held, leases, parked, workers, bell = unpack(KEYS, 1, 8)
@@ -115,23 +116,10 @@ local function hold(stream, entry, tries, logged)
   give(delivery, mint(meta, limit), tries, logged, name, usual)
 end
 
--- A group that is made anew knows nothing of what was taken before: what has a lease or waits, and what stands before
--- such a one, is pending again and not read a second time.
 local function make_group(stream)
-  local farthest, ms, sequence = "0", 0, 0
-  for _, delivery in ipairs(call("ZRANGE", leases, 0, -1)) do
-    local priority, id = match(delivery, "^(%a+)/(.+)$")
-    local a, b = match(id, "^(%d+)%-(%d+)$")
-    a, b = tonumber(a), tonumber(b)
-    if priority == stream.priority and (a > ms or (a == ms and b > sequence)) then farthest, ms, sequence = id, a, b end
-  end
-  call("XGROUP", "CREATE", stream.key, agent, farthest)
+  create_group(stream.key, agent, stream.priority, leases)
   call("HSET", meta, stream.mark, stream.was_read and "mend" or "read")
   if stream.was_read == "read" then remade[#remade + 1] = stream.priority end
-  if farthest == "0" then return end
-  for _, entry in ipairs(call("XRANGE", stream.key, "-", farthest)) do
-    call("XCLAIM", stream.key, agent, "bus", 0, entry[1], "FORCE", "JUSTID")
-  end
 end
 
 -- Takes one that was taken before: its lease has lapsed, or its wait is over.
