@@ -21,6 +21,18 @@ if TYPE_CHECKING:
 PROTOCOL = Path(__file__).parents[1] / "data" / "protocol"
 
 
+def test_a_verdict_on_a_criterion_that_nobody_asked_for_is_told_of(bus: Console) -> None:
+    """It is accepted all the same: on stderr stands what the delegation has, or that it has none."""
+    for criteria, has in ((("--criterion", "passes"), "It has: 'passes'."), ((), "It has none.")):
+        task = bus.ok("delegate", "@kilo", "Add a cache", *criteria)
+        bus.ok("ack", task)
+        bus.ok("complete", task, "--status", "success")
+        done = bus("accept", task, "--criterion", "pases=yes")
+        assert (done.code, done.stdout.strip()) == (0, "accepted")
+        assert "no such criterion: 'pases'" in done.stderr
+        assert has in done.stderr
+
+
 def test_a_task_from_delegation_to_acceptance(bus: Console) -> None:
     """Each verb moves the task on, and prints the state that it is in then."""
     task = bus.ok("delegate", "@kilo", "Add a cache")

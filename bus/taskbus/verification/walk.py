@@ -174,7 +174,12 @@ class Walk:
         elif self.head.n < end.n:
             self._removed(self.head.n + 1, end.n, "the end", end=end.position)
         elif self.head.n > end.n:
-            self._report("inserted", end.n + 1, None, "the end", f"it stands behind the last one, #{end.n}")
+            what = f"it stands behind the last one, #{end.n}"
+            late = [at for at, each in enumerate(self.found) if each.kind == "changed" and (each.n or 0) > end.n]
+            for at in late:
+                self.found[at] = structs.replace(self.found[at], kind="inserted", what=what)
+            if not late:
+                self._report("inserted", end.n + 1, None, "the end", what)
         elif len(self.found) == began and self.head.link and self.head.link != end.link:
             what = "one envelope or more up to here were changed, and all links behind taken anew"
             self._report("changed", end.n, None, "the end", what)
