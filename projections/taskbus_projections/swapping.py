@@ -94,8 +94,9 @@ def clear(path: Path) -> None:
     if tables and application != APPLICATION:
         message = f"{path} is a database, but not from taskbus."
         raise ProjectionStopped(message, advice="Move it away, or choose another BUS_HOME.")
-    if page_size != PAGE_SIZE:
-        remove(path)  # a swap is a copy page by page
+    # A swap is a copy page by page. What is empty has no pages yet: another process is about to fill it.
+    if tables and page_size != PAGE_SIZE:
+        remove(path)
 
 
 def remove(path: Path) -> None:

@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections import Counter
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,7 +60,10 @@ def _json(results: list[Result]) -> str:
         name: sum(getattr(result, name) for result in results)
         for name in ("envelopes", "rebuilds", "resumed", "segments", "trimmed")
     }
-    failing = [asdict(result) for result in results if result.wrong]
+    # Not asdict, which makes pairs of what a Counter counts.
+    failing = [
+        {"seed": result.seed, "kills": result.kills, "wrong": result.wrong} for result in results if result.wrong
+    ]
     return json.dumps({"runs": len(results), "kills": kills.total(), "by": kills, **counts, "failing": failing})
 
 

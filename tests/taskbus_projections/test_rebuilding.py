@@ -108,6 +108,20 @@ async def test_a_broken_database_is_made_anew(bus, path, how):
         assert database.query("PRAGMA integrity_check") == [{"integrity_check": "ok"}]
 
 
+async def test_an_empty_file_is_left_to_whoever_is_about_to_fill_it(bus, path):
+    """Another process has just made it: it is not taken away from under it, and the rebuild goes into it."""
+    path.parent.mkdir(parents=True)
+    path.touch()
+    inode = path.stat().st_ino
+    swapping.clear(path)
+    assert path.stat().st_ino == inode
+    await bus.publish_many(list(story(7, 30)))
+    assert (await rebuild(bus, path, BUILTIN)).checkpoint.folded == 30
+    assert path.stat().st_ino == inode
+    with closing(sqlite3.connect(path)) as made:
+        assert made.execute("PRAGMA page_size").fetchone() == (database_module.PAGE_SIZE,)
+
+
 async def test_a_database_with_other_pages_is_made_anew(bus, path):
     """Whoever has changed the size of its pages gets a database like any other."""
     before = await folded(bus, path, 14, 60)
