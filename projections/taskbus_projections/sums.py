@@ -6,7 +6,7 @@ no zeros, and no sum is more than SQLite can hold, whatever an envelope claims.
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import Field, fields
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -30,9 +30,9 @@ def plus(before: int | None, more: int | None) -> int | None:
 class Sums(dict[Any, R]):
     """The rows of a table of sums: `sums[key]` is what the batch adds to one, a dataclass that begins with nothing.
 
-    The fields of the dataclass are the columns in order: the first `key` are the primary key, then come `fixed` ones
-    that stay as they were first, then the sums. Of the columns in `least` and `greatest` the one or the other is kept.
-    `sums[key]` takes the values of all fields before the sums, as a tuple.
+    The fields of the dataclass are the columns in order, those that are given by name alone last: the first `key` are
+    the primary key, then come `fixed` ones that stay as they were first, then the sums. Of the columns in `least` and
+    `greatest` the one or the other is kept. `sums[key]` takes the values of all fields before the sums, as a tuple.
     """
 
     def __init__(
@@ -46,7 +46,8 @@ class Sums(dict[Any, R]):
         greatest: Sequence[str] = (),
     ) -> None:
         super().__init__()
-        columns = [field.name for field in fields(row)]  # pyright: ignore[reportArgumentType] - a dataclass, as said
+        found: tuple[Field[Any], ...] = fields(row)  # pyright: ignore[reportArgumentType] - a dataclass, as said
+        columns = [field.name for field in sorted(found, key=attrgetter("kw_only"))]
         names = ", ".join(columns)
         changes = ", ".join(f"{name} = {_joined(name, least, greatest)}" for name in columns[key + fixed :])
         self._row = row

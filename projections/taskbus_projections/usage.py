@@ -21,53 +21,43 @@ if TYPE_CHECKING:
 _STORE = f"INSERT INTO usage VALUES ({', '.join('?' * 17)})"  # noqa: S608 - no more than placeholders
 
 
+@dataclass(slots=True, kw_only=True)
+class _Spent:
+    """What was used and spent: the sums that all three tables end with."""
+
+    calls: int = 0
+    unpriced_calls: int = 0
+    cost_microusd: int | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cache_read_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    reasoning_tokens: int | None = None
+
+
 @dataclass(slots=True)
-class _Day:
+class _Day(_Spent):
     """A row of `spending`."""
 
     day: str
     provider: str
     model: str
     agent: str
-    calls: int = 0
-    unpriced_calls: int = 0
-    cost_microusd: int | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    cache_read_tokens: int | None = None
-    cache_write_tokens: int | None = None
-    reasoning_tokens: int | None = None
 
 
 @dataclass(slots=True)
-class _Task:
+class _Task(_Spent):
     """A row of `task_spending`."""
 
     task: str
     root: str
-    calls: int = 0
-    unpriced_calls: int = 0
-    cost_microusd: int | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    cache_read_tokens: int | None = None
-    cache_write_tokens: int | None = None
-    reasoning_tokens: int | None = None
 
 
 @dataclass(slots=True)
-class _Tree:
+class _Tree(_Spent):
     """A row of `tree_spending`."""
 
     root: str
-    calls: int = 0
-    unpriced_calls: int = 0
-    cost_microusd: int | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    cache_read_tokens: int | None = None
-    cache_write_tokens: int | None = None
-    reasoning_tokens: int | None = None
 
 
 class UsageLedger(ReadModel):
