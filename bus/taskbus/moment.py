@@ -11,7 +11,7 @@ import re
 from datetime import UTC, datetime, timedelta
 
 from taskbus.errors import UsageError
-from taskbus.position import Position
+from taskbus.position import START, Position
 
 _DURATION = re.compile(r"(?:\d{1,9}(?:\.\d{1,3})?[smhdw])+", re.ASCII)
 _PART = re.compile(r"([\d.]+)([smhdw])")
@@ -106,3 +106,11 @@ def before(place: Position) -> Position:
     if place.sequence:
         return Position(place.shard, place.ms, place.sequence - 1)
     return Position(place.shard, place.ms - 1, _LAST_SEQUENCE) if place.ms else place
+
+
+def passage(start: str | None, end: str | None) -> tuple[Position, Position | None]:
+    """What `--from` and `--to` name, both included: after which position, and up to which; None is no end.
+
+    Without the one it begins with the first envelope there is. Raises UsageError.
+    """
+    return START if start is None else before(position(start)), None if end is None else until(end)

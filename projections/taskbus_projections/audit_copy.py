@@ -17,7 +17,6 @@ from taskbus.verification.discrepancy import Absent, Discrepancy, Item
 from taskbus.verification.walk import Walk
 from taskbus_projections import events
 from taskbus_projections.database import Database
-from taskbus_projections.instants import appended
 from taskbus_projections.model import Fact
 
 if TYPE_CHECKING:
@@ -175,9 +174,7 @@ class AuditCopy:
     def _flaw(self, row: tuple[Any, ...], entry: Entry) -> str | None:
         """The first column that is not what the fold of the entry gives."""
         try:
-            wanted = events.row(
-                Fact(row[0], entry, entry.envelope, appended(entry.position), str(entry.position), row[-1])
-            )
+            wanted = events.row(Fact.of(row[0], entry, row[-1]))
         except (TaskbusError, ValueError, KeyError, OverflowError, OSError) as error:
             return f"it cannot be decoded: {error}"
         if row == wanted:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
+from taskbus_projections.instants import appended
+
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Mapping
@@ -42,6 +44,11 @@ class Fact(NamedTuple):
     time: str
     position: str
     link: bytes
+
+    @classmethod
+    def of(cls, n: int, entry: Entry, link: bytes) -> Fact:
+        """The fact of an entry. Raises InvalidEnvelope where that cannot be decoded."""
+        return cls(n, entry, entry.envelope, appended(entry.position), str(entry.position), link)
 
     @property
     def task(self) -> str:

@@ -18,7 +18,6 @@ from taskbus.errors import ProjectionStopped, TaskbusError
 from taskbus_projections import events
 from taskbus_projections.batch import Batch
 from taskbus_projections.database import Checkpoint, Database, SetAside, explained, make_folder
-from taskbus_projections.instants import appended
 from taskbus_projections.model import Fact
 from taskbus_projections.pages import Page
 from taskbus_projections.queries.envelopes import number
@@ -151,7 +150,7 @@ def _pages(present: Database, at: Checkpoint, wanted: Checkpoint) -> Iterator[Pa
         facts: list[Fact] = []
         for row in rows:
             entry = events.entry(row, shard)
-            facts.append(Fact(row[0], entry, entry.envelope, appended(entry.position), row[1], row[-1]))
+            facts.append(Fact.of(row[0], entry, row[-1]))
         after = Checkpoint(facts[-1].entry.position, facts[-1].entry.id, facts[-1].n, facts[-1].link)
         aside = present.connection.execute(unread, (at.folded, after.folded)).fetchall()
         yield Page(at, after, facts, [SetAside(*each) for each in aside])

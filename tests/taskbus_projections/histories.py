@@ -39,7 +39,6 @@ from taskbus.log import Entry
 from taskbus.position import Position
 from taskbus_projections.batch import Batch
 from taskbus_projections.database import Checkpoint, Database
-from taskbus_projections.instants import appended
 from taskbus_projections.model import Fact
 from taskbus_projections.pages import Page
 from taskbus_projections.registry import BUILTIN
@@ -259,7 +258,7 @@ def pages(entries: Sequence[Entry], cuts: Sequence[int] = ()) -> list[Page]:
     before = Checkpoint()
     for n, entry in enumerate(entries, start=1):
         head = chain.link(head, entry)
-        facts.append(Fact(n, entry, entry.envelope, appended(entry.position), str(entry.position), head))
+        facts.append(Fact.of(n, entry, head))
         if n in cuts or n == len(entries):
             after = Checkpoint(entry.position, entry.id, n, head)
             found.append(Page(before, after, facts, []))

@@ -75,7 +75,9 @@ def replay(
             )
         fold_into(into, start=start, end=end, settings=settings, as_json=as_json)
         return
-    passage = Passage(_first(start), _last(end), selection, speed)
+    from taskbus import moment
+
+    passage = Passage(*moment.passage(start, end), selection, speed)
     if into is None:
         run_async(_to_screen, settings, passage, form(as_json=as_json, as_xml=as_xml))
         return
@@ -116,19 +118,6 @@ class Passage:
                     due = first[1] + (entry.position.ms - first[0]) / 1000 / self.speed
                     await anyio.sleep_until(due)
                     yield [entry]
-
-
-def _first(text: str | None) -> Position:
-    from taskbus import moment
-    from taskbus.position import START
-
-    return START if text is None else moment.before(moment.position(text))
-
-
-def _last(text: str | None) -> Position | None:
-    from taskbus import moment
-
-    return None if text is None else moment.until(text)
 
 
 async def _to_screen(settings: Settings, passage: Passage, form: Form) -> None:

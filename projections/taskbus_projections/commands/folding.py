@@ -74,7 +74,9 @@ def project(
     if into is not None:
         if follow:
             raise UsageError("--into and --follow exclude each other.", advice="Leave one of them out.")
-        run_async(_part, settings, into, _first(start), _last(end), set_aside=set_aside, as_json=as_json)
+        from taskbus import moment
+
+        run_async(_part, settings, into, *moment.passage(start, end), set_aside=set_aside, as_json=as_json)
         return
     if start is not None or end is not None:
         raise UsageError(
@@ -204,19 +206,6 @@ def _tell_set_aside(settings: Settings) -> None:
         (count,) = database.connection.execute("SELECT count(DISTINCT position) FROM set_aside").fetchone()
     if count:
         say(f"{count:,} set aside: {_LOOK}")
-
-
-def _first(text: str | None) -> Position:
-    from taskbus import moment
-    from taskbus.position import START
-
-    return START if text is None else moment.before(moment.position(text))
-
-
-def _last(text: str | None) -> Position | None:
-    from taskbus import moment
-
-    return None if text is None else moment.until(text)
 
 
 class Bar:
