@@ -34,10 +34,10 @@ imports: ready
 
 # Resolve the lock files anew; `just lock --upgrade` moves to the newest versions (needs uv and a package index)
 lock *args:
-    {{ compile }} {{ args }} --extra server --extra report --extra store --output-file requirements.lock
-    {{ compile }} {{ args }} --extra server --extra report --extra store --extra test --extra dev --constraint requirements.lock \
+    {{ compile }} {{ args }} --extra server --extra report --extra store --extra acp --output-file requirements.lock
+    {{ compile }} {{ args }} --extra server --extra report --extra store --extra acp --extra test --extra dev --constraint requirements.lock \
         --output-file requirements-dev.lock
-    {{ compile }} {{ args }} --extra server --extra report --extra store --extra bench --constraint requirements-dev.lock \
+    {{ compile }} {{ args }} --extra server --extra report --extra store --extra acp --extra bench --constraint requirements-dev.lock \
         --output-file requirements-bench.lock
 
 # Write the generated files under schemas/ anew
