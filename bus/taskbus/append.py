@@ -17,20 +17,17 @@ from taskbus import codec
 from taskbus.connection import Script
 from taskbus.envelope import MAX_BYTES, Delegation
 from taskbus.errors import (
-    Conflict,
     DuplicateID,
-    Fenced,
     InvalidEnvelope,
-    LifecycleConflict,
-    Moved,
     NotFound,
     Problem,
-    ServerFault,
     Skipped,
     TaskbusError,
+    UsageError,
 )
-from taskbus.lifecycle import ENDED, TABLE, TO_ASSIGNEE, WORK, State, Task, event_of, legal
+from taskbus.lifecycle import ENDED, TABLE, TO_ASSIGNEE, WORK, State, Task, event_of
 from taskbus.position import Position
+from taskbus.refusals import article, immovable, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -38,19 +35,19 @@ if TYPE_CHECKING:
 
     from taskbus.codec import Document
     from taskbus.connection import Connection
+    from taskbus.envelope import Acknowledgment, AnyEnvelope
     from taskbus.keys import Keys
+    from taskbus.money import Caps
     from taskbus.payload import FailureReason
 
     Answers: TypeAlias = "list[Appended | TaskbusError]"
 
-_ENDED = "The task has ended; delegate a new one."
 # The record of a task, word by word.
 _WORDS = (
     *("state", "assignee", "token", "delivery", "review", "lease", "consumer", "cause"),
     *("root", "parent", "deadline", "delegator", "coordinator", "attempt"),
 )
 _PLACES = re.compile(r"^-- Places: (.+(?:\n-- and on: .+)*)$", re.MULTILINE)
-_HELD = " Wait for the worker, or let the delegator cancel the task."
 _FORMS = {codec.JSON: "json", codec.XML: "xml"}
 
 
@@ -64,7 +61,8 @@ class Appended(Struct, frozen=True):
 class Submission(Struct, frozen=True, gc=False):
     """A document on its way to the log, with the fencing token of the delivery that it is the outcome of.
 
-    With `known`, the record of its task as it was read, it is refused when the task has changed since.
+    With `known`, the record of its task as it was read, it is refused when the task has changed since. `caps` are those
+    of a policy, in microdollars by account and period: they hold for what it reserves, where none is recorded.
 
     Raises InvalidEnvelope for one that could not be appended: the script takes words apart at spaces, so a document
     that nobody read, and nobody checked, ends here.
@@ -73,6 +71,7 @@ class Submission(Struct, frozen=True, gc=False):
     document: Document
     token: int | None = None
     known: str | None = None
+    caps: Caps | None = None
 
     def __post_init__(self) -> None:
         document, envelope = self.document, self.document.envelope
@@ -143,7 +142,7 @@ def script(name: str) -> Script:
 
     parts = {
         "--[[TASK]]\n": "--[[CLOCK]]\n--[[RECORD]]\n",
-        **{f"--[[{part.upper()}]]\n": text(part) for part in ("clock", "record", "units", "inbox", "group")},
+        **{f"--[[{part.upper()}]]\n": text(part) for part in ("clock", "record", "units", "inbox", "group", "money")},
         "--[[ENDED]]": "|" + "|".join(sorted(ENDED)) + "|",
         "--[[RULES]]": "".join(f"|{line}" for line in _rules()) + "|",
         "--[[WORK]]": "|" + "|".join(sorted(WORK)) + "|",
@@ -194,7 +193,7 @@ def _rules() -> Iterator[str]:
     for (state, event), rule in TABLE.items():
         roles = " ".join(rule.roles)
         ends = f"{int(rule.to in ENDED)} {int(rule.unreviewed in ENDED)}"
-        yield f"{state or ''} {event}>{rule.to} {rule.unreviewed or '-'} {ends} {int(rule.attempt)} {roles}"
+        yield f"{state or ''} {event}>{rule.to or '-'} {rule.unreviewed or '-'} {ends} {int(rule.attempt)} {roles}"
 
 
 async def append(
@@ -240,7 +239,7 @@ def _answers(unit: Unit, reply: bytes | list[Any], shard: int) -> Answers | Task
     if isinstance(reply, bytes):
         return [Appended(Position.of(position, shard)) for position in reply.split()]
     if reply and isinstance(reply[0], bytes):
-        return _immovable(cast("Settlement | Unparking", unit.move), [part.decode() for part in reply])
+        return immovable(cast("Settlement | Unparking", unit.move), [part.decode() for part in reply])
     return [_answer(each, answer, shard) for each, answer in zip(unit.submissions, reply, strict=True)]
 
 
@@ -261,6 +260,12 @@ def _arguments(submission: Submission, moved: int | None = None) -> list[str | b
     context = envelope.context
     head = f"{event_of(envelope)} {envelope.sender} {envelope.recipient}"
     given = "=" if known is not None else "" if token is None else "d" if token == moved else "t"
+    # Most envelopes say nothing of money: whether one does is looked at here, and what it says in its own module.
+    pays = envelope.usage or envelope.type == "budget"
+    pays = pays or (envelope.type == "acknowledgment" and cast("Acknowledgment", envelope.payload).hold)
+    said = _money(envelope, submission.caps) if pays else ""
+    if said:
+        given = f"{given or '-'}$"
     priority, form, source = envelope.priority, _FORMS[document.content_type], document.source
     terms = "- - - 1"
     if envelope.type == "delegation":
@@ -278,11 +283,19 @@ def _arguments(submission: Submission, moved: int | None = None) -> list[str | b
     args: list[str | bytes | int] = [head, envelope.id, context.task_id, document.body]
     if known is not None:
         args.append(known)
-    elif given == "t":
+    elif given[:1] == "t":
         args.append(cast("int", token))
+    if said:
+        args.append(said)
     if source:
         args.append(source)
     return args
+
+
+def _money(envelope: AnyEnvelope, caps: Caps | None) -> str:
+    from taskbus.money import announced  # many a process never says anything of money
+
+    return announced(envelope, caps)
 
 
 def _unfit(document: Document) -> InvalidEnvelope:
@@ -312,86 +325,26 @@ def _answer(submission: Submission, reply: list[bytes], shard: int) -> Appended 
         )
     if kind == b"skipped":
         return skipped(submission)
+    if kind in (b"budget", b"uncounted"):
+        from taskbus.money import over
+
+        return over(envelope, [part.decode() for part in reply])
+    if kind == b"reserved":
+        return UsageError(
+            f"No task can be called {envelope.task}: caps are recorded under that name.",
+            advice="Leave the task's ID out, and one is made; or use another one.",
+        )
     if kind == b"unknown":
         return NotFound(
-            f"There is no task {envelope.task} on this bus, so {_a(envelope.type)} cannot be about it.",
+            f"There is no task {envelope.task} on this bus, so {article(envelope.type)} cannot be about it.",
             task=envelope.task,
             envelope=envelope.id,
             advice="Begin it with a delegation, or check the task ID and the namespace.",
         )
-    return _refusal(submission, reply)
+    return refusal(submission, reply)
 
 
 def skipped(submission: Submission) -> Skipped:
     """What a good envelope answers when its call is all or nothing, and another one was refused."""
     envelope = submission.document.envelope
     return Skipped(envelope=envelope.id, task=envelope.task)
-
-
-def _refusal(submission: Submission, reply: list[bytes]) -> TaskbusError:
-    kind, state, delegator, assignee, coordinator, _, _, consumer = (part.decode() for part in reply)
-    envelope = submission.document.envelope
-    task = Task(cast("State", state), delegator, assignee, coordinator)
-    if kind == "moved":
-        return Moved(
-            f"Task {envelope.task} has changed since it was looked at: it is {state}.",
-            task=envelope.task,
-            envelope=envelope.id,
-        )
-    if kind == "fenced":
-        return Fenced(
-            f"Token {submission.token} is not the newest of task {envelope.task}: "
-            f"the task is {state}, and {task.holder} holds it.",
-            task=envelope.task,
-            envelope=envelope.id,
-        )
-    addressees = {"question": f"the delegator, {delegator}, or @human", "delegation": "an agent"}
-    addressee = addressees.get(envelope.type, f"the assignee, {assignee}")
-    what = {
-        "lifecycle": f"{envelope.sender} may not send {_a(event_of(envelope).replace(':', ' '))}",
-        "held": f"the worker {consumer} has the task under a lease",
-        "recipient": f"{_a(envelope.type)} must be addressed to {addressee}, not {envelope.recipient}",
-    }.get(kind)
-    if what is None:
-        return ServerFault(f"The append answered {kind!r}, which this version does not know.")
-    return _conflict(kind, task, what, task_id=envelope.task, envelope_id=envelope.id)
-
-
-def _conflict(reason: str, task: Task, what: str, *, task_id: str, envelope_id: str | None = None) -> LifecycleConflict:
-    permitted = legal(task.state or None)
-    choices = "; ".join(f"{name} by {' or '.join(roles)}" for name, roles in permitted)
-    held = f" and held by {task.holder}" if permitted else ""
-    stands = f"{task.state}{held} (delegator {task.delegator}, assignee {task.assignee})" if task.state else "not begun"
-    return LifecycleConflict(
-        f"Task {task_id} is {stands}: {what}.",
-        reason=reason,
-        state=task.state,
-        holder=task.holder,
-        legal=permitted,
-        task=task_id,
-        envelope=envelope_id,
-        advice=(f"Legal now: {choices}." if choices else _ENDED) + (_HELD if reason == "held" else ""),
-    )
-
-
-def _a(noun: str) -> str:
-    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
-
-
-def _immovable(move: Settlement | Unparking, refused: list[str]) -> Conflict:
-    """Why the delivery of a unit could not be settled, replayed or dropped."""
-    kind, state, delegator, assignee, coordinator, newest, _, consumer = refused
-    task = Task(cast("State", state), delegator, assignee, coordinator)
-    if kind == "open":
-        return _conflict("open", task, "its work cannot be settled without an outcome", task_id=move.task)
-    if kind == "moved":
-        return Moved(
-            f"What is parked of task {move.task} for {move.agent} has changed meanwhile.",
-            task=move.task,
-            advice="Look again: `bus parked ls` shows what is parked now.",
-        )
-    if newest == "-":
-        return Fenced(f"The delivery to {move.agent} was settled by somebody else.", task=move.task)
-    return Fenced(
-        f"The delivery to {move.agent} was taken again: token {newest} of {consumer} is newer.", task=move.task
-    )

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 NAME: Final = "bus.toml"
 TIMES: Final = ("acknowledge", "lost", "silent", "stale", "interval")
 """The fields of Supervision that are times."""
+PASSED: Final = ("agents", "agent_defaults", "agent_folders")
+"""Keys that are let through as they are: what defines agents is read, and checked, by whoever runs agents."""
 _LEAD: Final = "lead"
 _TABLE: Final = "supervision"
 _LONGEST: Final = 366 * 86400
@@ -46,9 +48,11 @@ def read(file: Path, known: Collection[str]) -> tuple[dict[str, tuple[str, int]]
     fields = _fields(file, text, document.pop(_TABLE, {}))
     values: dict[str, tuple[str, int]] = {}
     for key, value in document.items():
+        if key in PASSED:
+            continue
         line = _line_of(text, key)
         if key not in known:
-            raise _unknown(file, line, key, (*known, _TABLE))
+            raise _unknown(file, line, key, (*known, _TABLE, *PASSED))
         if not isinstance(value, str) or not value.strip():
             kind = "an empty text" if isinstance(value, str) else f"a {type(value).__name__}"
             message = f"{file}, line {line}, key `{key}`: found {kind}, expected a text."

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable
     from typing import Unpack
 
+    from taskbus.budget import Budgets
     from taskbus.envelope import AnyEnvelope
     from taskbus.history import History
     from taskbus.lifecycle import Task
@@ -116,6 +117,13 @@ class Bus:
         from taskbus.history import History
 
         return History(self.log, Archive.open(self._settings, self.keys) if self._settings else None)
+
+    @cached_property
+    def budget(self) -> Budgets:
+        """The money of this bus: reserved, settled, capped, and checked against the log."""
+        from taskbus.budget import Budgets  # many a process never has any
+
+        return Budgets(self)
 
     async def task(self, task: str) -> Task:
         """What the bus knows of a task. Raises NotFound."""

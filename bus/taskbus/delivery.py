@@ -10,6 +10,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
+from msgspec.structs import replace
+
 from taskbus.append import Appended, Settlement, Submission, Unit, all_appended, commit, script, task_of
 from taskbus.codec import JSON, Document, document
 from taskbus.envelope import NAME_PATTERN, PRIORITIES, new_id
@@ -40,7 +42,8 @@ class Delivery:
     """One envelope in the hands of one worker, until its lease lapses.
 
     `tries` counts how often it was taken, this time included, without those that were handed back or waited for a
-    quota; `known` is what the bus knew of the task at the take, None where it does not know it.
+    quota; `known` is what the bus knew of the task at the take, None where it does not know it, and `record` the same
+    as the server writes it.
     """
 
     agent: str
@@ -49,6 +52,7 @@ class Delivery:
     tries: int
     entry: Entry
     known: Task | None
+    record: str = ""
 
     @property
     def state(self) -> State | None:
@@ -61,6 +65,13 @@ class Delivery:
         known = self.known
         ours = known is not None and known.assignee == self.agent and known.token == self.token
         return ours and known is not None and known.state in DELIVERED
+
+    @property
+    def is_to_decide(self) -> bool:
+        """Whether it was the open escalation of its task, which its agent had to deal with, at the take."""
+        known = self.known
+        ours = known is not None and known.coordinator == self.agent and known.cause == self.entry.id
+        return ours and known is not None and known.state == "escalated"
 
     @property
     def task(self) -> str:
@@ -251,7 +262,11 @@ class Inbox:
     ) -> Unit:
         """What settles a delivery, or parks it for a `reason`, as one unit of an append."""
         move = Settlement(self.agent, delivery.name, delivery.token, self.consumer, delivery.task, reason)
-        return Unit(tuple(self._submission(delivery, outcome) for outcome in outcomes), move)
+        submissions = [self._submission(delivery, outcome) for outcome in outcomes]
+        if delivery.is_to_decide and submissions and submissions[0].document.envelope.task == delivery.task:
+            # What is decided holds for the task as it was found; the one who was asked may be another one by now.
+            submissions[0] = replace(submissions[0], known=delivery.record)
+        return Unit(tuple(submissions), move)
 
     def publication(self, delivery: Delivery, envelope: AnyEnvelope | Document) -> Unit:
         """Something about the delivery's task under its token, that leaves the delivery as it is, as one unit."""
@@ -265,6 +280,8 @@ class Inbox:
     def _submission(self, delivery: Delivery, outcome: AnyEnvelope | Document) -> Submission:
         ready = document(outcome)
         ours = ready.envelope.task == delivery.task and ready.envelope.sender == self.agent
+        # Whoever decides on an escalation holds no token of the task's work.
+        ours = ours and delivery.entry.type != "escalation"
         return Submission(ready, delivery.token if ours else None)
 
     async def waiting(self, count: int = 1000) -> list[tuple[str, Entry]]:
@@ -294,8 +311,9 @@ class Inbox:
             entry = Entry.of(position, dict(zip(body[::2], body[1::2], strict=True)), shard=shard)
         if not _HEADER.fullmatch(f"{entry.id} {entry.sender} {entry.task} {entry.root}"):
             raise ForeignEntry(f"The log's entry {entry.position} was not written by taskbus.")
-        known = task_of(entry.task, record.decode()) if record else None
-        return Delivery(self.agent, name, int(token), int(tries), entry, known)
+        line = record.decode()
+        known = task_of(entry.task, line) if line else None
+        return Delivery(self.agent, name, int(token), int(tries), entry, known, line)
 
     def _taking_out(self, what: bytes) -> tuple[Unit, bytes]:
         """What takes a delivery out of the inbox that cannot be one, with the position that it stands for."""

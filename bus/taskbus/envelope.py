@@ -28,6 +28,7 @@ from taskbus.payload import (
     Acknowledgment,
     Answer,
     Artifact,
+    Budget,
     Cancellation,
     Completion,
     Count,
@@ -44,6 +45,7 @@ from taskbus.payload import (
     Parking,
     Part,
     Payload,
+    Period,
     Question,
     Result,
     Status,
@@ -68,6 +70,7 @@ __all__ = [
     "Answer",
     "AnyEnvelope",
     "Artifact",
+    "Budget",
     "Cancellation",
     "Completion",
     "Context",
@@ -89,6 +92,7 @@ __all__ = [
     "Parking",
     "Part",
     "Payload",
+    "Period",
     "Priority",
     "QualityGates",
     "Question",
@@ -211,6 +215,9 @@ class Usage(Part, frozen=True, kw_only=True):
     output_tokens: Annotated[Count | None, Meta(description="Output tokens, those of reasoning included.")] = None
     cache_read_tokens: Annotated[Count | None, Meta(description="Input tokens read from a cache.")] = None
     cache_write_tokens: Annotated[Count | None, Meta(description="Input tokens written to a cache.")] = None
+    cache_write_hour_tokens: Annotated[
+        Count | None, Meta(description="Those of them that the cache keeps for an hour, which cost more.")
+    ] = None
     reasoning_tokens: Annotated[Count | None, Meta(description="Output tokens spent on reasoning.")] = None
     cost: Annotated[Cost | None, Meta(description="What it cost; left out: unpriced.")] = None
 

@@ -10,6 +10,8 @@
     │   ├── LifecycleConflict       not legal in the state that the task is in
     │   ├── Fenced                  the token is older than the newest delivery of the task
     │   ├── Moved                   what it was decided on has changed meanwhile
+    │   ├── OverBudget              a reservation does not fit under a cap
+    │   ├── BudgetLost              the counters of money are gone
     │   └── DuplicateID             the ID is in the log already, with other content
     ├── ForeignEntry                an entry of the log that taskbus did not write
     ├── Unavailable                 the server cannot be used
@@ -188,6 +190,47 @@ class Moved(Conflict):
     advice = "Look again, and decide anew."
 
 
+class OverBudget(Conflict):
+    """A reservation does not fit under the cap of an account; nothing was reserved anywhere.
+
+    `account` (`provider:…`, `agent:…`, `task:…`) counts by `period`, and is at its cap in `span`, a month or day in
+    UTC: `cap`, `committed`, `held` and what was `asked` for are in microdollars. `resets` is when the next span begins,
+    which is None for a task's account.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        account: str,
+        period: str,
+        span: str,
+        cap: int,
+        committed: int,
+        held: int,
+        asked: int,
+        resets: datetime | None,
+        advice: str | None = None,
+        task: str | None = None,
+        envelope: str | None = None,
+    ) -> None:
+        super().__init__(message, advice=advice, task=task, envelope=envelope)
+        self.account, self.period, self.span, self.resets = account, period, span, resets
+        self.cap, self.committed, self.held, self.asked = cap, committed, held, asked
+
+    def details(self) -> dict[str, object]:
+        """What `--json` prints: with the account, and what is left of it."""
+        names = ("account", "period", "span", "cap", "committed", "held", "asked")
+        resets = self.resets.isoformat() if self.resets else None
+        return {**super().details(), **{name: getattr(self, name) for name in names}, "resets": resets}
+
+
+class BudgetLost(Conflict):
+    """The counters of money are gone, or a part of them: nothing can be reserved until they are made again."""
+
+    advice = "`bus budget rebuild` makes them again from the log."
+
+
 class DuplicateID(Conflict):
     """An envelope with this ID and other content is in the log already."""
 
@@ -276,7 +319,10 @@ class QuotaLimited(Failure):
 
 
 class RefusedByBudget(Failure):
-    """The cap would be exceeded."""
+    """The cap would be exceeded: the delivery is parked at once, and escalated with what can be done about it.
+
+    Raised from the OverBudget that says so, it brings its choices. A handler may as well let that one through.
+    """
 
     reason = "refused-by-budget"
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from taskbus.amount import dollars
 from taskbus.envelope import (
     Acknowledgment,
     Answer,
+    Budget,
     Cancellation,
     Completion,
     Delegation,
@@ -23,6 +25,7 @@ from taskbus.envelope import (
 
 if TYPE_CHECKING:
     from taskbus.envelope import AnyEnvelope, Payload
+    from taskbus.payload import Route
 
 
 def gist(envelope: AnyEnvelope) -> str:  # noqa: C901, PLR0911 - one for each type
@@ -30,7 +33,8 @@ def gist(envelope: AnyEnvelope) -> str:  # noqa: C901, PLR0911 - one for each ty
     payload: Payload = envelope.payload
     match payload:
         case Delegation():
-            return f"[{payload.task_type}] {payload.goal}" if payload.task_type else payload.goal
+            goal = f"[{payload.task_type}] {payload.goal}" if payload.task_type else payload.goal
+            return goal if payload.route is None else f"{goal}\n{_route(payload.route)}"
         case Acknowledgment(accepted=True):
             return f"accepted, to run on {payload.model}" if payload.model else "accepted"
         case Acknowledgment():
@@ -56,6 +60,16 @@ def gist(envelope: AnyEnvelope) -> str:  # noqa: C901, PLR0911 - one for each ty
             return payload.reason
         case Parking():
             return _parking(payload)
+        case Budget():
+            return _budget(payload)
+
+
+def _route(route: Route) -> str:
+    said = f"routed to rung {route.rung}"
+    if route.model is not None:
+        said += f" ({route.model})"
+    passed = ", ".join(f"{each.rung} ({each.reason})" for each in route.passed)
+    return f"{said}, passing over {passed}" if passed else said
 
 
 def _parking(parking: Parking) -> str:
@@ -68,6 +82,31 @@ def _parking(parking: Parking) -> str:
     if parking.resumes:
         said += ", resuming the task"
     return f"{said}: {parking.message}" if parking.message else said
+
+
+def _budget(payload: Budget) -> str:
+    hold, account = payload.hold, payload.account or "an account"
+    amount = _dollars(hold.microusd if hold is not None else payload.microusd)
+    by = "" if payload.period in (None, "task") else f" by {payload.period}"
+    model = f" for {payload.provider or 'unknown'}/{payload.model}" if payload.model else ""
+    match payload.budget:
+        case "cap":
+            said = f"{account} may spend {amount or 'without a cap'}{by}"
+        case "reserved":
+            said = f"{amount} reserved{model}"
+        case "settled":
+            said = f"settled{f', of {amount} reserved' if amount else ''}{model}"
+        case "released":
+            said = f"{amount} given back{f' ({payload.ended})' if payload.ended else ''}"
+        case "warned":
+            spent, held = _dollars(payload.committed), _dollars(payload.held)
+            span = f" in {payload.span}" if by else ""
+            said = f"{account}{span}: {spent} spent and {held} reserved of {amount}"
+    return f"{said}: {payload.reason}" if payload.reason else said
+
+
+def _dollars(microusd: int | None) -> str:
+    return "" if microusd is None else dollars(microusd)
 
 
 def _result(completion: Completion) -> str:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import anyio
 
@@ -33,8 +34,8 @@ from taskbus.errors import (
     UsageError,
 )
 from taskbus.held import Held
-from taskbus.setbacks import Setback, printable, records, single
-from taskbus.work import Handler, Outcome, Returned, Settled, Work, outcomes
+from taskbus.setbacks import Setback, printable, records, single, undecided, unpublished
+from taskbus.work import Accepts, Handler, Outcome, Returned, Settled, Work, outcomes
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("taskbus.worker")
 # Without a handler of its own, Python prints what nobody configured logging for: a library must not.
 logging.getLogger("taskbus").addHandler(logging.NullHandler())
-_ACCEPTED = Outcome(Acknowledgment(accepted=True))
+_ACCEPTED = Acknowledgment(accepted=True)
 _SOON = 0.1
 """Seconds that what waits for a quota waits at least."""
 
@@ -77,6 +78,8 @@ class Handling:
         self._bus = bus
         self._inbox = inbox
         self._handler = handler
+        self._accepts = cast("Accepts", getattr(handler, "acknowledgment", None) or _ACCEPTED)
+        self._coordinator = cast("str | None", getattr(handler, "coordinator", None))
         self._terms = terms
         self._settling = settling
         self._begin = begin
@@ -101,25 +104,35 @@ class Handling:
     async def acknowledge(self, taken: Sequence[Held]) -> None:
         """Have what is new work acknowledged, unless that was done when something else had to be told of it."""
         for held in taken:
-            self._acknowledge(held)
+            self._acknowledge(held, None)
 
-    def _acknowledge(self, held: Held) -> None:
-        submission = self._acknowledgment(held)
+    def _acknowledge(self, held: Held, said: Acknowledgment | None = _ACCEPTED) -> None:
+        submission = self._acknowledgment(held, said)
         if submission is not None:
             held.is_acknowledging = True
             self._settling.settle(held.delivery.token, Unit((submission,)), partial(self._acknowledged, held))
 
-    def _acknowledgment(self, held: Held) -> Submission | None:
-        """What acknowledges new work, once; what is given up without being handled needs none."""
+    def _acknowledgment(self, held: Held, said: Acknowledgment | None = _ACCEPTED) -> Submission | None:
+        """What acknowledges new work, once; what is given up without being handled needs none.
+
+        `said` is what counts where the handler does not say it beforehand; with None it is not acknowledged then.
+        """
         delivery = held.delivery
         if held.is_asked or held.is_decided or held.is_lost:
             return None
-        held.is_asked = True
         if delivery.state != "submitted" or not delivery.is_work or delivery.tries > self._terms.attempts:
+            held.is_asked = True
             return None
         try:
-            reply = self._work(held).reply(_ACCEPTED, number=0)
+            work = self._work(held)
+            accepts = self._accepts(work) if callable(self._accepts) else self._accepts
+            accepted = accepts or said
+            held.is_asked = accepted is not None
+            if accepted is None:
+                return None
+            reply = work.reply(Outcome(accepted), number=0)
         except InvalidEnvelope:
+            held.is_asked = True
             return None
         # Composed here of parts that are valid, it needs no check, which costs more than all the rest of it.
         return Submission(Document(reply, encode(reply), JSON), delivery.token)
@@ -133,8 +146,8 @@ class Handling:
         if held.acknowledged is not None:
             held.acknowledged.set()
 
-    async def _wait_acknowledged(self, held: Held) -> None:
-        self._acknowledge(held)
+    async def _wait_acknowledged(self, held: Held, said: Acknowledgment | None = None) -> None:
+        self._acknowledge(held, said or _ACCEPTED)
         if held.is_acknowledging:
             held.acknowledged = held.acknowledged or anyio.Event()
             await held.acknowledged.wait()
@@ -212,6 +225,8 @@ class Handling:
 
     def _returned(self, held: Held, work: Work, returned: Returned) -> None:
         if held.is_lost:
+            with suppress(InvalidEnvelope, UsageError):  # nobody is left to be told that
+                self._count(held, outcomes(work, returned))
             return
         try:
             found = outcomes(work, returned)
@@ -247,11 +262,9 @@ class Handling:
 
     def _cut_off(self, held: Held) -> None:
         """What becomes of a delivery whose handler was cancelled."""
-        if held.is_lost:
-            return
-        if held.is_recalled:
+        if held.is_recalled and not held.is_lost:
             self.hand_back(held)
-        else:
+        elif not held.is_lost:
             self._set_back(
                 held, Setback("timed-out", f"the handler ran into its limit of {self._terms.hard_limit:g} s")
             )
@@ -260,7 +273,7 @@ class Handling:
         error, entry = single(raised), held.delivery.entry
         if held.is_lost:
             return
-        if self._is_fenced(held, error):
+        if held.is_fenced(error):
             self.lose(held, str(error))
             return
         if not isinstance(error, (Failure, Unavailable, TimedOut)):
@@ -269,11 +282,6 @@ class Handling:
             self._cut_off(held)  # it failed because it was cancelled
         else:
             self._set_back(held, Setback.of(error))
-
-    def _is_fenced(self, held: Held, error: Exception) -> bool:
-        """Whether somebody else has the delivery. What is no work has no token, so nothing of it stands under one."""
-        delivery = held.delivery
-        return isinstance(error, Fenced) and error.task in (None, delivery.task) and delivery.is_work
 
     def _set_back(self, held: Held, setback: Setback) -> None:
         """Try it again, let it wait for its quota, or park it: what the reason asks for."""
@@ -290,12 +298,16 @@ class Handling:
             tries = f"{delivery.tries} of {terms.attempts} tries"
             self._report(f"{what} failed ({tries}), and is tried again in {pause:.1f} s: {setback.message}")
             self._release(held, Release(delivery, pause, counts=True, reason=setback.reason))
+        elif delivery.is_to_decide:
+            told = undecided(delivery, setback, coordinator=self._coordinator)
+            self._report(f"{what} goes on to {told.recipient}: {setback.message}")
+            self._settle(held, [told], self._inbox.settlement(delivery, [told]))
         else:
             self._report(f"{what} is parked ({setback.reason}): {setback.message}")
             self._park(held, setback, open_work=delivery.is_work)
 
     def _park(self, held: Held, setback: Setback, *, open_work: bool) -> None:
-        told = records(held.delivery, setback, open_work=open_work)
+        told = records(held.delivery, setback, open_work=open_work, coordinator=self._coordinator)
 
         def parked(answer: Answers | TaskbusError) -> None:
             try:
@@ -328,6 +340,7 @@ class Handling:
         try:
             appended = all_appended(answer)
         except DuplicateID as error:
+            self._count(held, found)
             if error.envelope in {held.delivery.outcome_id(number + 1) for number in range(len(found))}:
                 # An attempt before this one has published its outcome: that one stands.
                 self._report(f"The outcome of task {held.delivery.task} stands already, from an earlier attempt.")
@@ -335,13 +348,24 @@ class Handling:
             else:
                 self._refused(held, error)
         except (Conflict, NotFound) as error:
-            self._refused(held, error)
+            self._count(held, found)
+            if held.is_too_late(error):  # what it was asked is only to be read then
+                self._settle(held, (), self._inbox.settlement(held.delivery))
+            else:
+                self._refused(held, error)
         else:
             self._done(held, found, appended)
 
+    def _count(self, held: Held, found: Sequence[AnyEnvelope | Document]) -> None:
+        """Have counted what models used for an outcome that the log does not take: the money is spent all the same."""
+        told = unpublished(held.delivery, found)
+        if told is not None:
+            unit = Unit((Submission(Document(told, encode(told), JSON)),))
+            self._settling.settle(held.delivery.token, unit, lambda _: None)
+
     def _refused(self, held: Held, error: TaskbusError) -> None:
         """The outcome is not valid or not legal: trying again would not change that."""
-        if self._is_fenced(held, error):
+        if held.is_fenced(error):
             self.lose(held, error.message)
             return
         self._set_back(held, Setback.of(Permanent(f"the outcome was refused: {error.message}")))

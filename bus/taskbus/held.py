@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from taskbus.errors import Fenced, Moved
+
 if TYPE_CHECKING:
     import anyio
 
@@ -34,3 +36,13 @@ class Held(Struct, eq=False):
     is_decided: bool = False
     is_lost: bool = False
     is_recalled: bool = False
+
+    def is_fenced(self, error: Exception) -> bool:
+        """Whether somebody else has the delivery. What asks for nothing stands under no token and no record."""
+        delivery = self.delivery
+        is_ours = delivery.is_work or delivery.is_to_decide
+        return isinstance(error, Fenced) and error.task in (None, delivery.task) and is_ours
+
+    def is_too_late(self, error: Exception) -> bool:
+        """Whether it was an escalation that somebody else has dealt with meanwhile."""
+        return isinstance(error, Moved) and self.delivery.is_to_decide

@@ -66,6 +66,16 @@ class Keys:
         return self.prefix + "escalations"
 
     @cached_property
+    def budget(self) -> str:
+        """Hash: what is committed and held of each account, the caps on record, as `scripts/money.lua` says."""
+        return self.prefix + "budget"
+
+    @cached_property
+    def holds(self) -> str:
+        """Hash: the money that is reserved for each task."""
+        return self.prefix + "holds"
+
+    @cached_property
     def archive(self) -> str:
         """Hash: up to which number and position the log was trimmed, the link there, and where that can be read."""
         return self.prefix + "archive"

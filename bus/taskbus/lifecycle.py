@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, cast, get_args
 from msgspec import Struct
 from msgspec.structs import replace
 
-from taskbus.envelope import Acknowledgment, Completion, Delegation, Parking, Verdict
+from taskbus.envelope import Acknowledgment, Budget, Completion, Delegation, Parking, Verdict
 
 if TYPE_CHECKING:
     from taskbus.envelope import AnyEnvelope, MessageType
@@ -46,6 +46,11 @@ Event: TypeAlias = Literal[
     "parking:replayed",
     "parking:resumed",
     "parking:dropped",
+    "budget:cap",
+    "budget:reserved",
+    "budget:settled",
+    "budget:released",
+    "budget:warned",
 ]
 """A message type, told apart further where what follows depends on what the message says."""
 
@@ -55,6 +60,8 @@ DELIVERED: frozenset[State] = frozenset({"submitted", "working"})
 """The states in which the assignee's delivery stands in its inbox."""
 HUMAN = "@human"
 BUS = "@bus"
+MONEY = "budget"
+"""The name that caps are recorded under, which no task can have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +75,7 @@ class Rule:
     states: tuple[State | None, ...]
     event: Event
     roles: tuple[Role, ...]
-    to: State
+    to: State | None
     unreviewed: State | None = None
     attempt: bool = False
 
@@ -77,8 +84,12 @@ _RECORDS: dict[Event, tuple[Role, ...]] = {
     "parking:parked": ("bus",),
     "parking:replayed": ("anyone",),
     "parking:dropped": ("anyone",),
+    "budget:settled": ("anyone",),
+    "budget:released": ("bus", "human"),
+    "budget:warned": ("bus",),
 }
-"""What is recorded of deliveries in any state, and changes none."""
+"""What is recorded of deliveries and money in any state, and changes none. What a run has used counts whoever tells of
+it, and however late."""
 RULES: tuple[Rule, ...] = (
     Rule((None,), "delegation", ("anyone",), "submitted", attempt=True),
     Rule(("submitted",), "acknowledgment:accepted", ("assignee",), "working"),
@@ -94,14 +105,18 @@ RULES: tuple[Rule, ...] = (
     Rule(
         ("escalated", "failed", "rejected"),
         "delegation",
-        ("delegator", "coordinator"),
+        ("delegator", "coordinator", "bus"),
         "submitted",
         attempt=True,
     ),
     Rule(("escalated",), "answer", ("delegator", "human"), "working"),
     Rule(("submitted", "working", "input-required", "escalated"), "cancellation", ("delegator",), "canceled"),
-    Rule(("escalated",), "escalation", ("bus",), "escalated"),
+    Rule(("escalated",), "escalation", ("coordinator", "bus"), "escalated"),
+    Rule(("failed", "rejected"), "escalation", ("bus",), "escalated"),
     Rule(("escalated",), "parking:resumed", ("anyone",), "submitted"),
+    Rule((None,), "budget:cap", ("human",), None),
+    Rule(("working",), "budget:reserved", ("assignee",), "working"),
+    Rule(("escalated",), "budget:reserved", ("coordinator",), "escalated"),
     *(
         Rule((state,), event, roles, state)
         for event, roles in _RECORDS.items()
@@ -124,6 +139,7 @@ WORK: frozenset[Event] = frozenset(
         "completion:done",
         "completion:failure",
         "escalation",
+        "budget:reserved",
     }
 )
 """What an assignee says of its work: these are fenced."""
@@ -173,6 +189,7 @@ class Message:
     """What the lifecycle looks at in an envelope; `token` is None for what is sent without a delivery.
 
     `moves` says that a delivery is parked, replayed or dropped in the same step: nothing else may tell of that.
+    `caps` says that it is recorded under the name of the caps.
     """
 
     event: Event
@@ -181,9 +198,10 @@ class Message:
     token: int | None = None
     review: bool = True
     moves: bool = False
+    caps: bool = False
 
 
-Refusal: TypeAlias = Literal["lifecycle", "fenced", "held", "recipient", "unknown"]
+Refusal: TypeAlias = Literal["lifecycle", "fenced", "held", "recipient", "unknown", "reserved"]
 
 
 def event_of(envelope: AnyEnvelope) -> Event:
@@ -197,6 +215,8 @@ def event_of(envelope: AnyEnvelope) -> Event:
         return "completion:failure" if payload.result.status == "failure" else "completion:done"
     if isinstance(payload, Verdict):
         return "verdict:accepted" if payload.decision == "accepted" else "verdict:rejected"
+    if isinstance(payload, Budget):
+        return cast("Event", f"budget:{payload.budget}")
     parking = cast("Parking", payload)
     resumes = parking.resumes and parking.parking == "replayed"
     return cast("Event", f"parking:{'resumed' if resumes else parking.parking}")
@@ -206,7 +226,8 @@ def message_of(envelope: AnyEnvelope, token: int | None = None) -> Message:
     """What the lifecycle looks at in `envelope`."""
     payload = envelope.payload
     review = payload.review_required if isinstance(payload, Delegation) else True
-    return Message(event_of(envelope), envelope.sender, envelope.recipient, token, review)
+    caps = envelope.task == MONEY
+    return Message(event_of(envelope), envelope.sender, envelope.recipient, token, review, caps=caps)
 
 
 def roles(task: Task | None, sender: str) -> frozenset[Role]:
@@ -232,8 +253,8 @@ def refusal(task: Task | None, message: Message, *, now: int) -> Refusal | None:
     A token that is not the newest is refused first: whoever holds it works for an attempt that is over. Work that
     comes without a token, by hand, is refused while a worker's lease lasts.
     """
-    if task is None and message.event != "delegation":
-        return "unknown"
+    if task is None and message.event != ("budget:cap" if message.caps else "delegation"):
+        return "reserved" if message.event == "delegation" else "unknown"
     works = message.event in WORK and message.sender != BUS
     if task is not None and works and message.token is not None and message.token not in _current(task):
         return "fenced"
@@ -261,12 +282,17 @@ def _addressed(task: Task | None, message: Message) -> bool:
     return task is None or message.event not in TO_ASSIGNEE or message.recipient == task.assignee
 
 
-def advance(task: Task | None, message: Message) -> Task:
-    """The task after a legal message. Raises KeyError for a message that its state has no rule for."""
+def advance(task: Task | None, message: Message) -> Task | None:
+    """The task after a legal message; None where it is about no task.
+
+    Raises KeyError for a message that its state has no rule for.
+    """
     rule = TABLE[(task.state if task else None, message.event)]
+    if rule.to is None:
+        return None
     if task is None:
         return Task(rule.to, message.sender, message.recipient, message.sender, review=message.review)
-    if message.event == "status" or message.event in _RECORDS:
+    if message.event in ("status", "budget:reserved") or message.event in _RECORDS:
         return task
     state = rule.unreviewed if rule.unreviewed and not task.review else rule.to
     by_hand = message.token is None
@@ -286,6 +312,6 @@ def legal(state: State | None) -> tuple[tuple[MessageType, tuple[Role, ...]], ..
     """What may be sent in a state: message types with the roles that may send them."""
     found: dict[MessageType, tuple[Role, ...]] = {}
     for (of, event), rule in TABLE.items():
-        if of == state and not event.startswith("parking"):
+        if of == state and not event.startswith(("parking", "budget")):
             found[cast("MessageType", event.partition(":")[0])] = rule.roles
     return tuple(found.items())

@@ -1,4 +1,4 @@
-"""What an envelope says: the payloads of the ten message types, and the parts that they are made of.
+"""What an envelope says: the payloads of the eleven message types, and the parts that they are made of.
 
 Half of the model that is the only definition of the format; `taskbus.envelope` is the other half, and says how the
 fields' annotations are read. Nothing here knows of headers, wire forms or the bus.
@@ -47,6 +47,7 @@ MessageType: TypeAlias = Literal[
     "escalation",
     "cancellation",
     "parking",
+    "budget",
 ]
 FailureReason: TypeAlias = Literal[
     "retryable",
@@ -59,9 +60,21 @@ FailureReason: TypeAlias = Literal[
     "lost",
 ]
 """Why a delivery was not dealt with; `lost` says that its worker was."""
+Period: TypeAlias = Literal["month", "day", "task"]
+"""For how long a cap counts; months and days are those of UTC, and a task's account counts for its whole life."""
+PassedReason: TypeAlias = Literal[
+    "busy",
+    "out-of-quota",
+    "over-budget",
+    "not-able",
+    "not-justified",
+    "failed-before",
+    "disabled",
+]
+"""Why a rung was passed over."""
 MESSAGE_TYPES: tuple[MessageType, ...] = get_args(MessageType)
-SPOKEN: tuple[MessageType, ...] = tuple(each for each in MESSAGE_TYPES if each != "parking")
-"""The types that somebody says, and a model may write; a parking is what the bus records of its deliveries."""
+SPOKEN: tuple[MessageType, ...] = tuple(each for each in MESSAGE_TYPES if each not in ("parking", "budget"))
+"""The types that somebody says, and a model may write; the others record deliveries, and money."""
 
 
 class Part(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True, gc=False):
@@ -116,6 +129,46 @@ class CriterionResult(Part, frozen=True, kw_only=True):
     evidence: Annotated[Text | None, Meta(description="What shows it.")] = None
 
 
+class Passed(Part, frozen=True, kw_only=True):
+    """A rung of the ladder that was passed over, and why."""
+
+    rung: Annotated[Words, Meta(description="The rung, as the policy names it.", extra={"as": "attribute"})]
+    agent: Annotated[Name | None, Meta(description="Whose rung it is.", extra={"as": "attribute"})] = None
+    reason: Annotated[
+        PassedReason,
+        Meta(
+            description="Too much is under way, or too much was begun lately; it waits for its quota; a cap would be "
+            "exceeded; it is not for such work; nobody justified a paid model; it failed with this task; it is "
+            "switched off.",
+            extra={"as": "attribute", "element": "why"},
+        ),
+    ]
+    note: Annotated[Text | None, Meta(description="More about it.", extra={"as": "text"})] = None
+
+
+class Route(Part, frozen=True, kw_only=True):
+    """How it was chosen who gets the task: by which policy, and which rungs were passed over."""
+
+    rung: Annotated[Words, Meta(description="The rung that was chosen.", extra={"as": "attribute"})]
+    provider: Annotated[
+        Words | None, Meta(description="Provider of the model that is to run.", extra={"as": "attribute"})
+    ] = None
+    model: Annotated[Words | None, Meta(description="The model that is to run.", extra={"as": "attribute"})] = None
+    complexity: Annotated[
+        Words | None, Meta(description="The complexity that it was chosen for.", extra={"as": "attribute"})
+    ] = None
+    policy: Annotated[
+        Words | None,
+        Meta(description="The first 12 digits of the policy file's SHA-256.", extra={"as": "attribute"}),
+    ] = None
+    climbs: Annotated[
+        Count | None, Meta(description="How often the task has climbed before.", extra={"as": "attribute"})
+    ] = None
+    passed: Annotated[
+        tuple[Passed, ...], Meta(description="The rungs that were passed over, in order.", extra={"item": "rung"})
+    ] = ()
+
+
 class Delegation(Part, frozen=True, kw_only=True):
     """Starts a task, or hands the same task out again."""
 
@@ -142,6 +195,7 @@ class Delegation(Part, frozen=True, kw_only=True):
     paid_model_justification: Annotated[
         Text | None, Meta(description="Why a paid model is needed, and which free ones were tried.")
     ] = None
+    route: Annotated[Route | None, Meta(description="How it was chosen who gets it.")] = None
 
 
 class Acknowledgment(Part, frozen=True, kw_only=True):
@@ -277,6 +331,42 @@ class Parking(Part, frozen=True, kw_only=True):
     message: Annotated[Text | None, Meta(description="What happened, for people to read.")] = None
 
 
+class Budget(Part, frozen=True, kw_only=True):
+    """Records what became of money: a cap, a reservation and its end, or that a cap is nearly used up."""
+
+    TYPE: ClassVar[MessageType] = "budget"
+    action: Annotated[Text | None, Meta(description="The sender's own word for what it does.")] = None
+    budget: Annotated[
+        Literal["cap", "reserved", "settled", "released", "warned"],
+        Meta(description="A cap was decided; money was reserved, settled, given back; a cap is nearly used up."),
+    ]
+    account: Annotated[
+        Words | None, Meta(description="Whose money a cap is about: provider:anthropic, agent:@kilo, task:<root task>.")
+    ] = None
+    period: Annotated[
+        Period | None, Meta(description="For how long a cap counts: a month or a day in UTC, or the task's whole life.")
+    ] = None
+    span: Annotated[Words | None, Meta(description="The month or day that a warning is about, such as 2026-11.")] = None
+    microusd: Annotated[
+        Count | None, Meta(description="The cap, in millionths of a US dollar; left out by a decision: no cap.")
+    ] = None
+    hold: Annotated[Hold | None, Meta(description="The reservation that was made, or ends.")] = None
+    agent: Annotated[Name | None, Meta(description="Whose reservation was given back.")] = None
+    provider: Annotated[Words | None, Meta(description="Provider of the model that will run.")] = None
+    model: Annotated[Words | None, Meta(description="The model that will run.")] = None
+    table: Annotated[Words | None, Meta(description="Version of the prices that the reservation goes by.")] = None
+    ended: Annotated[
+        Literal["lost", "cancelled", "by-hand"] | None,
+        Meta(description="Why a reservation was given back: lost says that its worker was."),
+    ] = None
+    committed: Annotated[Count | None, Meta(description="What was spent of the account, in microdollars.")] = None
+    held: Annotated[Count | None, Meta(description="What is reserved of the account, in microdollars.")] = None
+    # XML Schema allows one type for all elements of a name in the payload, and <reason> is that of a cancellation.
+    reason: Annotated[
+        Words | None, Meta(description="Why, for people to read.", extra={"element": "budget-reason"})
+    ] = None
+
+
 Payload: TypeAlias = (
     Delegation
     | Acknowledgment
@@ -288,6 +378,7 @@ Payload: TypeAlias = (
     | Escalation
     | Cancellation
     | Parking
+    | Budget
 )
 PAYLOADS: dict[MessageType, type[Payload]] = {
     payload.TYPE: payload for payload in cast("tuple[type[Payload], ...]", get_args(Payload))
@@ -303,5 +394,6 @@ MARKERS: dict[MessageType, str] = {
     "escalation": "error_details",
     "cancellation": "reason",
     "parking": "parking",
+    "budget": "budget",
 }
 """The required field of each payload by which its kind is told; the XSD ties `type` to it."""

@@ -1,5 +1,7 @@
 """Supervision: what was not done in time becomes an escalation from the bus, once, however many watch.
 
+Money that is reserved for a run that was lost is given back in the same way.
+
 There is no leader. Whoever watches looks at intervals that all share, and escalates what it finds on condition that
 the task still stands as it was found: of several who find the same, the first one's escalation changes the task, and
 the others' are refused. Done by every worker, and by `bus supervise`.
@@ -36,7 +38,8 @@ LEVEL = 2
 HIGHEST = 4
 _MOST = 100
 _NAME = re.compile(NAME_PATTERN)
-_SAID = " It said: "
+SAID = " It said: "
+"""What stands before the words of the one who told of trouble first."""
 # Nobody expects a worker of a person, or of the bus itself.
 _WITHOUT_WORKERS = f"|{HUMAN}|{BUS}|"
 
@@ -75,9 +78,9 @@ class Supervision:
 class Finding:
     """Something that was not done in time: of which `task`, as its `record` stood.
 
-    `kind` is deadline, stale, unacknowledged, behind, lost or silent; `since` is when it began, in milliseconds since
-    the epoch; `detail` the worker that was lost, or how many deliveries wait. `id` is that of the escalation, where
-    all who find the same must use the same.
+    `kind` is deadline, stale, unacknowledged, behind, lost, silent or hold; `since` is when it began, in milliseconds
+    since the epoch; `detail` the worker that was lost, how many deliveries wait, or the line of the hold. `id` is that
+    of the escalation, where all who find the same must use the same.
     """
 
     kind: str
@@ -107,12 +110,12 @@ async def watch(bus: Bus, supervision: Supervision, told: Callable[[AnyEnvelope]
 
 
 async def look(bus: Bus, supervision: Supervision, *, at_once: bool = False) -> list[AnyEnvelope]:
-    """Look once, unless somebody has within the interval; returns what was escalated. Raises Unavailable.
+    """Look once, unless somebody has within the interval; returns what was escalated or given back. Raises Unavailable.
 
     `at_once` looks in any case, and until there is nothing more to be found.
     """
     keys = bus.keys
-    names = [keys.log, keys.index, keys.meta, keys.agents, keys.workers, keys.deadlines, keys.escalations]
+    names = [keys.log, keys.index, keys.meta, keys.agents, keys.workers, keys.deadlines, keys.escalations, keys.holds]
     times = (supervision.acknowledge, supervision.lost, supervision.silent, supervision.stale)
     # A little less than the interval: the clocks of those who watch do not tick together.
     interval = 0 if at_once else int(supervision.interval * 900)
@@ -132,7 +135,7 @@ async def _told(bus: Bus, supervision: Supervision, findings: list[Finding]) -> 
     """Escalate what was found, as far as nobody else has; returns the escalations."""
     escalated: list[AnyEnvelope] = []
     for finding in findings:
-        envelope = await _escalation(bus, supervision, finding)
+        envelope = _given_back(bus, finding) if finding.kind == "hold" else await _escalation(bus, supervision, finding)
         if envelope is not None:
             # On condition that nothing has changed since the look: somebody may have acted, or told of it first.
             unit = Unit((Submission(document(envelope), known=finding.record),))
@@ -147,6 +150,15 @@ async def _told(bus: Bus, supervision: Supervision, findings: list[Finding]) -> 
 def _finding(fields: list[bytes]) -> Finding:
     kind, name, record, agent, since, detail, told = [*(each.decode() for each in fields), *("",) * 4][:7]
     return Finding(kind, name, record, agent, int(float(since or 0)), detail, told)
+
+
+def _given_back(bus: Bus, finding: Finding) -> AnyEnvelope:
+    from taskbus.accounts import released  # most buses never have any money reserved
+    from taskbus.counters import hold_of
+
+    hold = hold_of(finding.name, finding.detail, bus.keys.shard)
+    reason = f"the run of {finding.agent} that it was reserved for, {_at(finding.since)}, was lost or given up"
+    return released(hold, sender=BUS, ended="lost", reason=reason)
 
 
 async def _escalation(bus: Bus, supervision: Supervision, finding: Finding) -> AnyEnvelope | None:
@@ -185,7 +197,7 @@ async def _next_level(bus: Bus, task: Task, message: str) -> tuple[int, str]:
         return LEVEL + 1, message
     said = payload.error_details
     # What was said first, not what each level said of the one before.
-    return said.level + 1, f"{message}{_SAID}{said.message.rpartition(_SAID)[2]}"[:4000]
+    return said.level + 1, f"{message}{SAID}{said.message.rpartition(SAID)[2]}"[:4000]
 
 
 async def _recipient(bus: Bus, supervision: Supervision, task: Task, level: int) -> str:

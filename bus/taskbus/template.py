@@ -57,6 +57,7 @@ OMITTED: Final = frozenset(
         "sha256",
         "size",
         "media_type",
+        "route",
     }
 )
 """Fields that a model is not told of: it cannot know them, and an invented value is worse than none."""

@@ -7,12 +7,12 @@ where it cannot make one. Called by the worker; knows nothing of leases and sett
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, Protocol, TypeAlias, cast
 
 from msgspec import Struct
 
 from taskbus.codec import Document
-from taskbus.envelope import PAYLOADS, Envelope, Payload, Status, Usage, compose
+from taskbus.envelope import PAYLOADS, Acknowledgment, Envelope, Payload, Status, Usage, compose
 from taskbus.errors import UsageError
 
 if TYPE_CHECKING:
@@ -33,7 +33,13 @@ class Outcome(Struct, frozen=True, gc=False):
 _PAYLOADS = frozenset(PAYLOADS.values())
 
 
-async def _at_once() -> None:
+class Acknowledging(Protocol):
+    """Waits until work is acknowledged, with what the handler says where it had left that to itself."""
+
+    async def __call__(self, said: Acknowledgment | None = None) -> None: ...
+
+
+async def _at_once(said: Acknowledgment | None = None) -> None:
     """Nothing has to be acknowledged."""
 
 
@@ -48,7 +54,7 @@ class Work(Struct, frozen=True):
     delivery: Delivery
     envelope: AnyEnvelope
     reply_to: str
-    acknowledged: Callable[[], Awaitable[None]] = _at_once
+    acknowledged: Acknowledging = _at_once
 
     async def say(self, status: Payload) -> None:
         """Publish how far the work is, under this delivery's token. Whatever ends the work is returned instead."""
@@ -77,6 +83,11 @@ class Work(Struct, frozen=True):
 
 Returned: TypeAlias = "Payload | Outcome | Sequence[Payload | Outcome | AnyEnvelope | Document] | None"
 Handler: TypeAlias = Callable[[Work], Awaitable[Returned]]
+"""A handler that has an `acknowledgment` takes work on with that payload, so that it says which model will run; or it
+is a function from the delivery to one, or to None where the handler says that itself: `await work.acknowledged(said)`.
+To the `coordinator` that it has goes what it gives up.
+"""
+Accepts: TypeAlias = "Acknowledgment | Callable[[Work], Acknowledgment | None]"
 Settled: TypeAlias = "Callable[[Delivery, Sequence[AnyEnvelope | Document], Sequence[Appended]], None]"
 """Told of each delivery that was settled or parked: with which outcomes or records, and where they stand in the log."""
 

@@ -16,6 +16,7 @@ import anyio
 from taskbus.delivery import Release
 from taskbus.envelope import PRIORITIES, new_id
 from taskbus.errors import NotFound, TimedOut, Unavailable
+from taskbus.gist import gist
 from taskbus.handling import Handling
 from taskbus.lifecycle import DELIVERED
 from taskbus.mending import mend
@@ -363,6 +364,9 @@ class Worker:
         await self._changed.wait()
 
     def _tell_escalation(self, envelope: AnyEnvelope) -> None:
+        if envelope.type == "budget":
+            self._report(f"Of task {envelope.task}, {gist(envelope)}.")
+            return
         details = cast("Escalation", envelope.payload).error_details
         self._report(f"Task {envelope.task} is escalated to {envelope.recipient}: {details.message}")
 

@@ -37,10 +37,10 @@ _NEWEST: Final = """
 def brief(database: Database, task: Row) -> Row:
     """What the envelopes of a task say, by name; what none of them says is None or empty.
 
-    `constraints`, `artifacts` and `criteria` are the newest delegation's; each criterion has `met` and `evidence`
-    once a verdict has judged it, until then None. `result` is the last completion, `verdict` the last decision and its
-    comment. `question` and `escalation` are there while the task waits for an answer, `reason` where it was
-    declined or canceled.
+    `constraints`, `artifacts`, `criteria`, `justification` and `route` are the newest delegation's; each criterion has
+    `met` and `evidence` once a verdict has judged it, until then None. `result` is the last completion, `verdict` the
+    last decision and its comment. `question` and `escalation` are there while the task waits for an answer, `reason`
+    where it was declined or canceled.
     """
     payloads = [
         decode(row["body"], row["content_type"], id=row["id"], type=row["type"]).payload
@@ -56,6 +56,8 @@ def brief(database: Database, task: Row) -> Row:
         "constraints": _each(delegation.constraints) if delegation else [],
         "artifacts": _each(delegation.artifacts) if delegation else [],
         "criteria": _judged(delegation, verdict),
+        "justification": delegation.paid_model_justification if delegation else None,
+        "route": _plain(delegation.route) if delegation and delegation.route else None,
         "result": _result(_of(payloads, Completion)),
         "verdict": {"decision": verdict.decision, "comment": verdict.comment} if verdict else None,
         "question": {"question": question.question, "blocks": list(question.blocks)} if question else None,

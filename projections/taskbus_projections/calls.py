@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 _CALLS: Final = (
     "SELECT n, agent, provider, model, substr(time, 1, 7), input_tokens, output_tokens, cache_read_tokens, "
-    "cache_write_tokens, reasoning_tokens, cost_microusd FROM usage WHERE n BETWEEN ? AND ? ORDER BY n, call"
+    "cache_write_tokens, reasoning_tokens, cache_write_hour_tokens, cost_microusd FROM usage "
+    "WHERE n BETWEEN ? AND ? ORDER BY n, call"
 )
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         Acknowledgment,
         Answer,
         AnyEnvelope,
+        Budget,
         Cancellation,
         Completion,
         Delegation,
@@ -132,3 +133,6 @@ class ReadModel:
 
     def parking(self, fact: Fact, payload: Parking) -> None:
         """Fold a parking: a record of deliveries that were set aside, replayed or dropped."""
+
+    def budget(self, fact: Fact, payload: Budget) -> None:
+        """Fold a record of money: of a cap, which is about no task, a reservation, its end, or a warning."""

@@ -24,6 +24,8 @@ class Patterns(Generic[T]):
         ordered = sorted(items, key=lambda item: _weight(item[0]), reverse=True)
         self._ordered = [(_expression(pattern), value) for pattern, value in ordered]
         self._known: dict[tuple[str, ...], T | None] = {}
+        self.alike = all(pattern == "*" for pattern, _ in ordered)
+        """Whether what belongs to a name does not depend on the name."""
 
     def find(self, *names: str) -> T | None:
         """What belongs to the most specific pattern that one of the names has; None where none has."""

@@ -2,7 +2,7 @@
 
 A TOML file that a user writes; what it says is data, and none of it stands in the code. Read strictly: whatever is
 unknown, of the wrong kind, or absurd is refused with file, line and key. Money is in microdollars, of integers.
-Called by `bus costs`, `bus what-if` and `bus report`.
+Called by whatever shows or spends money; the same file says who gets which work, which others read.
 """
 
 from __future__ import annotations
@@ -11,24 +11,43 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from taskbus.errors import ConfigurationError
-from taskbus_projections import supposing
+from taskbus_projections import allowance, supposing
 from taskbus_projections.patterns import Patterns, is_pattern, split
 from taskbus_projections.policy_file import PolicyFile
-from taskbus_projections.pricing import Price
+from taskbus_projections.pricing import Above, Price
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from taskbus.envelope import Period
     from taskbus.settings import Settings
+    from taskbus_projections.allowance import Allowance
+    from taskbus_projections.policy_file import Keys
     from taskbus_projections.supposing import Supposition
 
-TABLES: Final = ("prices", "tiers", "caps", *supposing.TABLES)
-_PRICE: Final = ("input", "output", "cache_read", "cache_write", "reasoning")
+FOREIGN: Final = (
+    "coordination",
+    "ladder",
+    "routes",
+    "complexity",
+    "fallback",
+    "limits",
+    "permissions",
+    "swarm",
+    "models",
+    "checks",
+    "justification",
+)
+"""The tables about who gets which work, and on which terms: `taskbus_agents` reads them, and here they are let be."""
+TABLES: Final = ("prices", "tiers", *allowance.TABLES, *supposing.TABLES, *FOREIGN)
+_PRICE: Final = ("input", "output", "cache_read", "cache_write", "cache_write_hour", "reasoning")
+_ABOVE: Final = "above"
 _TIER: Final = ("rank", "models", "agents")
 _DEAREST: Final = 1_000_000
 """A million dollars for a million tokens: a dollar each."""
-_RICHEST: Final = 1_000_000_000
+_LONGEST: Final = 1_000_000_000
+"""A context of so many tokens is longer than any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +67,18 @@ class Tier:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What one file says. `version` names its table of prices; `tiers` are in order of their rank, then of the file."""
+    """What one file says. `version` names its table of prices; `tiers` are in order of their rank, then of the file.
+
+    `digest` tells what it says from whatever it said at other times.
+    """
 
     path: Path
+    digest: str
     version: str | None
     tiers: tuple[Tier, ...]
     supposition: Supposition
+    allowance: Allowance
     _prices: Patterns[Price]
-    _caps: Patterns[int]
-    _agent_caps: Patterns[int]
     _by_agent: Patterns[str]
     _by_model: Patterns[str]
 
@@ -67,16 +89,15 @@ class Policy:
         file.table(known=TABLES)
         tiers = _tiers(file)
         prices = Patterns(_prices(file))
-        caps = list(_caps(file))
         version = file.table("prices").get("version")
         return cls(
             path=path,
+            digest=file.digest,
             version=None if version is None else file.text(("prices", "version"), version),
             tiers=tiers,
             supposition=supposing.read(file, {tier.name: tier.model for tier in tiers}, prices),
+            allowance=allowance.read(file),
             _prices=prices,
-            _caps=Patterns((name, amount) for name, amount in caps if not name.startswith("@")),
-            _agent_caps=Patterns((name, amount) for name, amount in caps if name.startswith("@")),
             _by_agent=Patterns((agent, tier.name) for tier in tiers for agent in tier.agents),
             _by_model=Patterns((model, tier.name) for tier in tiers for model in tier.models),
         )
@@ -106,13 +127,31 @@ class Policy:
         """What a model costs; None where the policy does not say."""
         return self._prices.find(f"{provider}/{model}")
 
+    @property
+    def table(self) -> str:
+        """The name of its table of prices, as it stands beside a cost in the log."""
+        return f"policy {self.version or self.digest}"
+
     def cap(self, provider: str) -> int | None:
         """How many microdollars a month, in UTC, may go to a provider; None for no cap."""
-        return self._caps.find(provider)
+        return self.allowance.month.providers.find(provider)
 
     def agent_cap(self, agent: str) -> int | None:
         """How many microdollars a month an agent may spend; None for no cap of its own."""
-        return self._agent_caps.find(agent)
+        return self.allowance.month.agents.find(agent)
+
+    def caps_for(
+        self, provider: str, agent: str, root: str, task_type: str | None = None
+    ) -> dict[tuple[str, Period], int]:
+        """The caps that a run must keep, in microdollars, by account and period, as a reservation takes them.
+
+        `task_type` is that of the root of the tree.
+        """
+        return self.allowance.caps(provider, agent, root, task_type)
+
+    def hold(self, agent: str, provider: str, model: str) -> int | None:
+        """How many microdollars are held for a run of an agent with a model; None to estimate it."""
+        return self.allowance.hold(agent, provider, model)
 
 
 def _prices(file: PolicyFile) -> Iterator[tuple[str, Price]]:
@@ -122,12 +161,31 @@ def _prices(file: PolicyFile) -> Iterator[tuple[str, Price]]:
         where = ("prices", pattern)
         if not all(split(pattern)):
             raise file.wrong(where, pattern, 'provider and model, such as "openai/o3" or "*/*opus*"')
-        table = file.table(*where, known=_PRICE)
-        amounts = {name: file.amount((*where, name), value, most=_DEAREST) for name, value in table.items()}
-        for name in ("input", "output"):
-            if name not in amounts:
-                raise file.wrong(where, table, f"a table with `{name}`")
-        yield pattern, Price(**amounts)
+        amounts = _amounts(file, where, (*_PRICE, _ABOVE))
+        above = tuple(
+            Above(start, Price.of(_amounts(file, (*where, _ABOVE, key), _PRICE)))
+            for start, key in _starts(file, (*where, _ABOVE))
+        )
+        yield pattern, Price.of(amounts, above)
+
+
+def _amounts(file: PolicyFile, where: Keys, known: tuple[str, ...]) -> dict[str, int]:
+    table = file.table(*where, known=known)
+    for name in ("input", "output"):
+        if name not in table:
+            raise file.wrong(where, table, f"a table with `{name}`")
+    return {name: file.amount((*where, name), value, most=_DEAREST) for name, value in table.items() if name != _ABOVE}
+
+
+def _starts(file: PolicyFile, where: Keys) -> list[tuple[int, str]]:
+    """Above how many tokens of input the prices of long contexts begin, in their order, each with its key."""
+    found: dict[int, str] = {}
+    for key in file.table(*where):
+        start = int(key) if key.isascii() and key.isdecimal() and len(key) <= 10 else 0
+        if not 0 < start <= _LONGEST or start in found:
+            raise file.wrong((*where, key), key, f"a number of tokens from 1 to {_LONGEST:_}, each once")
+        found[start] = key
+    return sorted(found.items())
 
 
 def _tiers(file: PolicyFile) -> tuple[Tier, ...]:
@@ -153,11 +211,3 @@ def _tiers(file: PolicyFile) -> tuple[Tier, ...]:
                 raise file.wrong((*where, kind), each, f"it in one tier, and {other} has it")
         tiers.append(tier)
     return tuple(sorted(tiers, key=lambda tier: 1001 if tier.rank is None else tier.rank))
-
-
-def _caps(file: PolicyFile) -> Iterator[tuple[str, int]]:
-    for name, value in file.table("caps").items():
-        amount = file.amount(("caps", name), value, most=_RICHEST)
-        if name.startswith("@"):
-            file.agent(("caps", name), name)
-        yield name, amount

@@ -8,12 +8,13 @@ which knows what the keys mean.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import re
 import tomllib
 from decimal import Decimal
 from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
-from taskbus import bus_file
+from taskbus import bus_file, moment
 from taskbus.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ _AGENT: Final = re.compile(r"@[A-Za-z0-9._*?-]{1,64}", re.ASCII)
 _PART: Final = r"""(?:[A-Za-z0-9_-]+|"(?:[^"\\]|\\.)*"|'[^']*')"""
 _KEY: Final = rf"{_PART}(?:[ \t]*\.[ \t]*{_PART})*"
 _HEADER: Final = re.compile(rf"[ \t]*\[[ \t]*({_KEY})[ \t]*\]")
+_ENTRY: Final = re.compile(rf"[ \t]*\[\[[ \t]*({_KEY})[ \t]*\]\]")
 _VALUE: Final = re.compile(rf"[ \t]*({_KEY})[ \t]*=")
 _SHOWN: Final = 60
 
@@ -39,6 +41,8 @@ class PolicyFile:
         self.path = path
         text = bus_file.contents(path)
         self.document = bus_file.parsed(path, text, advice=_ADVICE, number=Decimal)
+        self.digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+        """What tells this text from any other, for the log."""
         self._lines = _lines_of(text)
 
     def table(self, *keys: str, known: Collection[str] | None = None) -> Mapping[str, object]:
@@ -53,6 +57,37 @@ class PolicyFile:
             if key not in (known or ()):
                 raise self._unknown((*keys, key), known or ())
         return table
+
+    def tables(self, key: str, known: Collection[str]) -> Iterator[tuple[Keys, Mapping[str, object]]]:
+        """The tables of a list, `[[key]]`, in their order, each with its keys; no key but those known may stand there.
+
+        What is asked about one of them goes by these keys, and is told as `key[1].name`.
+        """
+        found = self.document.get(key, [])
+        if not isinstance(found, list):
+            raise self.wrong((key,), found, f"a list of tables: [[{key}]]")
+        for number, each in enumerate(cast("list[object]", found), start=1):
+            keys = (key, f"[{number}]")
+            if not isinstance(each, dict):
+                raise self.wrong(keys, each, f"a table: [[{key}]]")
+            table = cast("Mapping[str, object]", each)
+            for name in table:
+                if name not in known:
+                    raise self._unknown((*keys, name), known)
+            yield keys, table
+
+    def flag(self, keys: Keys, value: object) -> bool:
+        """Yes or no."""
+        if not isinstance(value, bool):
+            raise self.wrong(keys, value, "true or false")
+        return value
+
+    def seconds(self, keys: Keys, value: object, *, most: float = 366 * 86_400.0) -> float:
+        """A time, as a text such as "15m", in seconds."""
+        found = moment.duration(value.strip()) if isinstance(value, str) else None
+        if found is None or not 0 < found <= most:
+            raise self.wrong(keys, value, 'a time, such as "90s" or "15m"')
+        return found
 
     def amount(self, keys: Keys, value: object, *, least: int = 0, most: int) -> int:
         """An amount in millionths, from `least` to `most` whole ones."""
@@ -129,8 +164,15 @@ def _lines_of(text: str) -> dict[Keys, int]:
     """Where each key stands: enough for tables and keys that begin a line, as nearly all do."""
     found: dict[Keys, int] = {}
     within: Keys = ()
+    entries: dict[Keys, int] = {}
     for number, line in enumerate(text.splitlines(), start=1):
-        if header := _HEADER.match(line):
+        if entry := _ENTRY.match(line):
+            keys = _keys(entry[1])
+            entries[keys] = entries.get(keys, 0) + 1
+            within = (*keys, f"[{entries[keys]}]")
+            found.setdefault(keys, number)
+            found.setdefault(within, number)
+        elif header := _HEADER.match(line):
             within = _keys(header[1])
             found.setdefault(within, number)
         elif value := _VALUE.match(line):
@@ -159,7 +201,8 @@ def _beginnings(keys: Keys) -> Iterator[Keys]:
 
 
 def _joined(keys: Keys) -> str:
-    return ".".join(key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else f'"{key}"' for key in keys)
+    parts = (key if re.fullmatch(r"[A-Za-z0-9_-]+|\[\d+\]", key) else f'"{key}"' for key in keys)
+    return ".".join(parts).replace(".[", "[")
 
 
 def _words(value: object) -> str:

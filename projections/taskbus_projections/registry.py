@@ -11,6 +11,7 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from taskbus.errors import ProjectionStopped
+from taskbus_projections.accounts import Accounts
 from taskbus_projections.agents import Agents
 from taskbus_projections.budgets import Budgets
 from taskbus_projections.escalations import Escalations
@@ -36,6 +37,7 @@ BUILTIN: Final[Models] = (
     Transitions,
     UsageLedger,
     Budgets,
+    Accounts,
     Escalations,
     Gates,
     Agents,

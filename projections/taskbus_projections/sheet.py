@@ -48,6 +48,8 @@ def _asked(row: Row, said: Row) -> Iterator[tuple[str, str]]:
     yield "task type", row["task_type"] or ""
     yield "priority", row["priority"]
     yield "review", "required" if row["review"] else "not required"
+    yield "route", _route(said["route"]) if said["route"] else ""
+    yield "justification", said["justification"] or ""
 
 
 def _state(row: Row, when: Callable[[str], str]) -> Iterator[tuple[str, str]]:
@@ -79,6 +81,16 @@ def _waiting(said: Row) -> Iterator[tuple[str, str]]:
         yield "question", question["question"]
         yield "blocks", _items(question["blocks"])
     yield "escalation", _trouble(said["escalation"]) if said["escalation"] else ""
+
+
+def _route(route: Row) -> str:
+    model = "/".join(filter(None, (route.get("provider"), route.get("model"))))
+    by = f"by policy {route['policy']}" if route.get("policy") else ""
+    lines = [", ".join(filter(None, (route["rung"], model, route.get("complexity"), by)))]
+    for each in route.get("passed", ()):
+        note = f": {each['note']}" if each.get("note") else ""
+        lines.append(f"- passed over {each['rung']}, {each['reason']}{_hanging(note)}")
+    return "\n".join(lines)
 
 
 def _criterion(criterion: Row) -> str:

@@ -23,8 +23,8 @@ class Step(NamedTuple):
     `before` and `after` are the states around it; `before` is None for the first delegation. `moved` says that the
     state has changed or a new attempt begins, and `stayed` for how many milliseconds the task was in the state before.
     All else is as it was before the envelope: `agent` was to do the work (for the first delegation: is to), on
-    `provider` and `model`, `taken` is when it took it on; `hold` and `escalation` are the numbers of the
-    acknowledgment whose hold was open, and of the newest escalation that was.
+    `provider` and `model`, `taken` is when it took it on; `escalation` is the number of the newest escalation that was
+    open.
     """
 
     event: Event
@@ -38,7 +38,6 @@ class Step(NamedTuple):
     provider: str | None = None
     model: str | None = None
     taken: str | None = None
-    hold: int | None = None
     escalation: int | None = None
 
 

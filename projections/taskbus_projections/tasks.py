@@ -22,12 +22,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from taskbus.envelope import Acknowledgment, Completion, Delegation, Escalation, Parking, Question, Status, Verdict
+    from taskbus.lifecycle import Rule
     from taskbus_projections.model import Fact
 
 FINISHED: frozenset[State] = frozenset({"accepted", "canceled", "failed", "rejected"})
 """The states in which nobody owes anything for a task, unless it is delegated again."""
-_RUNNING: Final = frozenset({"working", "input-required"})
-"""The states in which a model may run, and its hold is open."""
 _STAYS: Final = {
     "submitted": "submitted_ms",
     "working": "working_ms",
@@ -82,7 +81,6 @@ class _Row:
     failed_ms: int = 0
     rejected_ms: int = 0
     escalated_ms: int = 0
-    hold: int | None = None
     escalation: int | None = None
     position: str = ""
     n: int = 0
@@ -101,7 +99,7 @@ class Tasks(ReadModel):
     """Every task of the bus, and how it stands."""
 
     name = "tasks"
-    version = 2
+    version = 3
     tables: ClassVar[str] = """
         CREATE TABLE tasks ( -- Every task of the bus, and how it stands.
             id TEXT NOT NULL PRIMARY KEY, -- the task
@@ -142,7 +140,6 @@ class Tasks(ReadModel):
             failed_ms INTEGER NOT NULL, -- for how many it had failed, until it was delegated again
             rejected_ms INTEGER NOT NULL, -- for how many it was declined, until it was delegated again
             escalated_ms INTEGER NOT NULL, -- for how many it was escalated
-            hold INTEGER REFERENCES events (n), -- the acknowledgment with the hold that is open; else NULL
             escalation INTEGER REFERENCES events (n), -- the newest escalation that nobody has dealt with; else NULL
             position TEXT NOT NULL, -- of the newest envelope about it
             n INTEGER NOT NULL REFERENCES events (n) -- the number of that envelope in the log, from 1
@@ -225,13 +222,15 @@ class Tasks(ReadModel):
         self.step = None
         entry, envelope = fact.entry, fact.envelope
         event = event_of(envelope)
+        if event == "budget:cap":
+            return  # it is about money alone, and the name that it goes by is no task
         row = self._rows.get(entry.task)
         if row is None:
-            row = self._add(fact, TABLE[None, event].to)
+            row = self._add(fact, _after(TABLE[None, event], review=True))
             step = Step(event, None, row.state, row.attempt, row.assignee, row.assignee)
         else:
             rule = TABLE[row.state, event]
-            after = rule.unreviewed if rule.unreviewed and not row.review else rule.to
+            after = _after(rule, review=bool(row.review))
             moved = rule.attempt or after != row.state
             step = Step(
                 event,
@@ -245,7 +244,6 @@ class Tasks(ReadModel):
                 row.provider,
                 row.model,
                 row.taken,
-                row.hold,
                 row.escalation,
             )
             if moved:
@@ -271,11 +269,10 @@ class Tasks(ReadModel):
         row.deadline = instant(deadline) if deadline else None
 
     def acknowledgment(self, fact: Fact, payload: Acknowledgment) -> None:
-        """Keep on which model the work goes on, and with which hold."""
+        """Keep on which model the work goes on."""
         if payload.accepted:
             row = self._row
             row.provider, row.model, row.taken = payload.provider, payload.model, fact.time
-            row.hold = fact.n if payload.hold else None
 
     def status(self, fact: Fact, payload: Status) -> None:
         """Keep what the newest status says."""
@@ -342,11 +339,17 @@ class Tasks(ReadModel):
             row.progress = row.fraction = None
         if step.after == "submitted":
             row.provider = row.model = row.taken = None
-        if step.after not in _RUNNING:
-            row.hold = None
         if step.after in FINISHED:
             row.finished, row.elapsed_ms = fact.time, fact.entry.position.ms - milliseconds(row.created)
         else:
             row.finished = row.elapsed_ms = None
         row.state, row.since, row.attempt, row.assignee = step.after, fact.time, step.attempt, step.assignee
         row.escalation = None
+
+
+def _after(rule: Rule, *, review: bool) -> State:
+    """The state that a rule leads to."""
+    after = rule.unreviewed if rule.unreviewed and not review else rule.to
+    if after is None:
+        raise KeyError(rule.event)
+    return after

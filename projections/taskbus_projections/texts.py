@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         Answer,
         AnyEnvelope,
         Artifact,
+        Budget,
         Cancellation,
         Completion,
         Delegation,
@@ -48,6 +49,8 @@ def _delegation(payload: Delegation) -> _Texts:
     found: _Texts = [payload.goal, payload.task_type, payload.paid_model_justification]
     found += payload.constraints
     found += payload.acceptance_criteria
+    if payload.route is not None:
+        found += [each.note for each in payload.route.passed]
     return found + _artifacts(payload.artifacts) if payload.artifacts else found
 
 
@@ -99,6 +102,10 @@ def _parking(payload: Parking) -> _Texts:
     return [payload.message]
 
 
+def _budget(payload: Budget) -> _Texts:
+    return [payload.reason]
+
+
 def _error(error: ErrorDetails) -> _Texts:
     return [error.message, error.attempted_recovery]
 
@@ -119,4 +126,5 @@ _OF: Final[dict[MessageType, Callable[[Any], _Texts]]] = {
     "escalation": _escalation,
     "cancellation": _cancellation,
     "parking": _parking,
+    "budget": _budget,
 }

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from taskbus.envelope import Usage
     from taskbus_projections.model import Fact
 
-_STORE = f"INSERT INTO usage VALUES ({', '.join('?' * 17)})"  # noqa: S608 - no more than placeholders
+_STORE = f"INSERT INTO usage VALUES ({', '.join('?' * 18)})"  # noqa: S608 - no more than placeholders
 
 
 @dataclass(slots=True, kw_only=True)
@@ -64,7 +64,7 @@ class UsageLedger(ReadModel):
     """Every call that was reported, with its tokens and its cost; and what was spent by day, task and tree."""
 
     name = "usage"
-    version = 2
+    version = 3
     tables: ClassVar[str] = """
         CREATE TABLE usage ( -- The cost ledger: every call of a model that an envelope reports.
             n INTEGER NOT NULL REFERENCES events (n), -- the number of the envelope that reports it
@@ -80,6 +80,7 @@ class UsageLedger(ReadModel):
             output_tokens INTEGER, -- those of reasoning included
             cache_read_tokens INTEGER, -- input read from a cache
             cache_write_tokens INTEGER, -- input written to a cache
+            cache_write_hour_tokens INTEGER, -- those of them that the cache keeps for an hour
             reasoning_tokens INTEGER, -- output spent on reasoning
             cost_microusd INTEGER, -- in millionths of a US dollar; NULL where it is unpriced, never zero
             cost_source TEXT NOT NULL, -- reported by the agent, priced from a table, or unpriced
@@ -219,6 +220,7 @@ class UsageLedger(ReadModel):
                 used.output_tokens,
                 used.cache_read_tokens,
                 used.cache_write_tokens,
+                used.cache_write_hour_tokens,
                 used.reasoning_tokens,
             )
             priced = (cost.microusd, cost.source, cost.table) if cost else (None, "unpriced", None)

@@ -212,7 +212,7 @@ class Model:
         self.log.append(envelope.id)
         self.tasks[name] = after = advance(task, message)
         works = event in WORK and envelope.sender != "@bus"
-        records = event.startswith("parking") and event != "parking:resumed"
+        records = event.startswith(("parking", "budget")) and event != "parking:resumed"
         by_hand = works and token is None and event != "status"
         delivers = after.state in DELIVERED and not works and not records
         had_work = self.work.setdefault(name, None) is not None

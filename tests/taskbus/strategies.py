@@ -17,6 +17,7 @@ from taskbus.envelope import (
     Acknowledgment,
     Answer,
     Artifact,
+    Budget,
     Cancellation,
     Completion,
     Context,
@@ -36,6 +37,7 @@ from taskbus.envelope import (
     Usage,
     Verdict,
 )
+from taskbus.payload import Passed, Route
 
 if TYPE_CHECKING:
     from taskbus.envelope import AnyEnvelope, MessageType
@@ -112,6 +114,26 @@ results = st.builds(
     description=_maybe(text),
     artifacts=_several(artifacts),
 )
+routes = st.builds(
+    Route,
+    rung=words,
+    provider=_maybe(words),
+    model=_maybe(words),
+    complexity=_maybe(words),
+    policy=_maybe(words),
+    climbs=_maybe(counts),
+    passed=_several(
+        st.builds(
+            Passed,
+            rung=words,
+            agent=_maybe(names),
+            reason=st.sampled_from(
+                ["busy", "out-of-quota", "over-budget", "not-able", "not-justified", "failed-before", "disabled"]
+            ),
+            note=_maybe(text),
+        )
+    ),
+)
 PAYLOAD_STRATEGIES: dict[MessageType, st.SearchStrategy[object]] = {
     "delegation": st.builds(
         Delegation,
@@ -123,6 +145,7 @@ PAYLOAD_STRATEGIES: dict[MessageType, st.SearchStrategy[object]] = {
         acceptance_criteria=_several(words),
         review_required=st.booleans(),
         paid_model_justification=_maybe(text),
+        route=_maybe(routes),
     ),
     "acknowledgment": st.builds(
         Acknowledgment,
@@ -173,6 +196,24 @@ PAYLOAD_STRATEGIES: dict[MessageType, st.SearchStrategy[object]] = {
         attempts=_maybe(counts),
         message=_maybe(text),
     ),
+    "budget": st.builds(
+        Budget,
+        action=_maybe(text),
+        budget=st.sampled_from(["cap", "reserved", "settled", "released", "warned"]),
+        account=_maybe(words),
+        period=_maybe(st.sampled_from(["month", "day", "task"])),
+        span=_maybe(words),
+        microusd=_maybe(counts),
+        hold=_maybe(st.builds(Hold, id=task_ids, microusd=counts)),
+        agent=_maybe(names),
+        provider=_maybe(words),
+        model=_maybe(words),
+        table=_maybe(words),
+        ended=_maybe(st.sampled_from(["lost", "cancelled", "by-hand"])),
+        committed=_maybe(counts),
+        held=_maybe(counts),
+        reason=_maybe(words),
+    ),
 }
 contexts = st.builds(
     Context,
@@ -198,6 +239,7 @@ usages = st.builds(
     output_tokens=_maybe(counts),
     cache_read_tokens=_maybe(counts),
     cache_write_tokens=_maybe(counts),
+    cache_write_hour_tokens=_maybe(counts),
     reasoning_tokens=_maybe(counts),
     cost=_maybe(st.builds(Cost, source=st.sampled_from(["reported", "priced"]), table=_maybe(words), microusd=counts)),
 )

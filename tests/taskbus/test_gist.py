@@ -8,12 +8,14 @@ from taskbus.envelope import (
     Acknowledgment,
     Answer,
     Artifact,
+    Budget,
     Cancellation,
     Completion,
     CriterionResult,
     Delegation,
     ErrorDetails,
     Escalation,
+    Hold,
     Parking,
     Question,
     Result,
@@ -25,6 +27,7 @@ from taskbus.gist import gist
 
 ID = "0199f0a2-7c4e-7d31-9b5a-3e6f1c2d4a58"
 STUCK = ErrorDetails(level=2, category="execution", message="no disk")
+HOLD = Hold(id="h1", microusd=500_000)
 MADE = (Artifact(path="src/a.py"), Artifact(path="src/b.py"))
 
 
@@ -52,6 +55,21 @@ MADE = (Artifact(path="src/a.py"), Artifact(path="src/b.py"))
             "failure: No.\nmade src/a.py, src/b.py\nchecked: Looked at it\nexecution: no disk\nnext: Buy one",
         ),
         (Verdict(decision="accepted"), "accepted"),
+        (
+            Budget(budget="cap", account="provider:x", period="month", microusd=20_000_000, reason="Sprint"),
+            "provider:x may spend $20.00 by month: Sprint",
+        ),
+        (Budget(budget="cap", account="task:t1", period="task"), "task:t1 may spend without a cap"),
+        (Budget(budget="reserved", hold=HOLD, provider="x", model="big"), "$0.50 reserved for x/big"),
+        (Budget(budget="settled", hold=HOLD), "settled, of $0.50 reserved"),
+        (Budget(budget="settled"), "settled"),
+        (Budget(budget="released", hold=HOLD, ended="lost"), "$0.50 given back (lost)"),
+        (
+            Budget(
+                budget="warned", account="agent:@a", period="day", span="2026-11-20", microusd=9, committed=7, held=1
+            ),
+            "agent:@a in 2026-11-20: $0.000007 spent and $0.000001 reserved of $0.000009",
+        ),
         (
             Verdict(
                 decision="rejected",

@@ -15,11 +15,13 @@ from taskbus.codec import document
 from taskbus.envelope import (
     Acknowledgment,
     Answer,
+    Budget,
     Cancellation,
     Completion,
     Delegation,
     ErrorDetails,
     Escalation,
+    Hold,
     Parking,
     Question,
     Result,
@@ -27,9 +29,10 @@ from taskbus.envelope import (
     Verdict,
     compose,
 )
-from taskbus.errors import Fenced, LifecycleConflict, NotFound, Skipped
+from taskbus.errors import Fenced, LifecycleConflict, NotFound, Skipped, UsageError
 from taskbus.lifecycle import (
     ENDED,
+    MONEY,
     OPEN,
     TABLE,
     Event,
@@ -65,6 +68,11 @@ PAYLOADS = {
     "parking:replayed": Parking(parking="replayed", agent="@assignee"),
     "parking:resumed": Parking(parking="replayed", agent="@assignee", resumes=True),
     "parking:dropped": Parking(parking="dropped", agent="@assignee"),
+    "budget:cap": Budget(budget="cap", account="agent:@kilo", period="day", microusd=7),
+    "budget:reserved": Budget(budget="reserved", hold=Hold(id="h1", microusd=7), provider="p", model="m"),
+    "budget:settled": Budget(budget="settled", hold=Hold(id="h1", microusd=7)),
+    "budget:released": Budget(budget="released", hold=Hold(id="h1", microusd=7), agent="@assignee"),
+    "budget:warned": Budget(budget="warned", account="agent:@kilo", period="day", span="2026-11-20", microusd=7),
 }
 # The design's table, row by row: from, event, by whom, to. Everything else is refused. What becomes of deliveries is
 # recorded in any state and changes none, but for the replay that submits an escalated task again.
@@ -80,14 +88,24 @@ DESIGN = {
     ("completed", "verdict:accepted"): ({"@delegator"}, "accepted"),
     ("completed", "verdict:rejected"): ({"@delegator"}, "submitted"),
     **{(s, "escalation"): ({"@assignee", "@bus"}, "escalated") for s in ("submitted", "working", "input-required")},
-    **{(s, "delegation"): ({"@delegator", "@coordinator"}, "submitted") for s in ("escalated", "failed", "rejected")},
+    **{
+        (s, "delegation"): ({"@delegator", "@coordinator", "@bus"}, "submitted")
+        for s in ("escalated", "failed", "rejected")
+    },
     ("escalated", "answer"): ({"@delegator", "@human"}, "working"),
     **{(s, "cancellation"): ({"@delegator"}, "canceled") for s in OPEN},
-    ("escalated", "escalation"): ({"@bus"}, "escalated"),
+    ("escalated", "escalation"): ({"@coordinator", "@bus"}, "escalated"),
+    **{(s, "escalation"): ({"@bus"}, "escalated") for s in ("failed", "rejected")},
     ("escalated", "parking:resumed"): (set(SENDERS), "submitted"),
     **{(s, "parking:parked"): ({"@bus"}, s) for s in STATES},
     **{(s, "parking:replayed"): (set(SENDERS), s) for s in STATES},
     **{(s, "parking:dropped"): (set(SENDERS), s) for s in STATES},
+    (None, "budget:cap"): ({"@human"}, None),
+    ("working", "budget:reserved"): ({"@assignee"}, "working"),
+    ("escalated", "budget:reserved"): ({"@coordinator"}, "escalated"),
+    **{(s, "budget:settled"): (set(SENDERS), s) for s in STATES},
+    **{(s, "budget:released"): ({"@bus", "@human"}, s) for s in STATES},
+    **{(s, "budget:warned"): ({"@bus"}, s) for s in STATES},
 }
 # To whom each may be addressed where that matters; of the names below, one for each part in a task.
 ADDRESSED = {
@@ -116,18 +134,23 @@ def test_the_table_is_the_designs():
     for state, event, sender in itertools.product((None, *STATES), EVENTS, SENDERS):
         senders, to = DESIGN.get((state, event), (set(), None))
         recipient = "@delegator" if event == "question" else "@assignee"
-        message = Message(event, sender, recipient, token=7 if state else None, moves=moving(event))
+        message = Message(
+            event, sender, recipient, token=7 if state else None, moves=moving(event), caps=event == "budget:cap"
+        )
         refused = refusal(a_task(state), message, now=0)
         assert (refused is None) == (sender in senders), (state, event, sender)
         if refused is None:
-            assert advance(a_task(state), message).state == to
+            after = advance(a_task(state), message)
+            assert (after and after.state) == to
 
 
 def test_messages_reach_those_who_can_act_on_them():
     """What must be answered or worked on is addressed to whoever may do that, and refused to others."""
     for (state, event), (senders, _) in DESIGN.items():
         for recipient in RECIPIENTS:
-            message = Message(event, min(senders), recipient, token=7 if state else None, moves=moving(event))
+            caps = event == "budget:cap"
+            token = 7 if state else None
+            message = Message(event, min(senders), recipient, token=token, moves=moving(event), caps=caps)
             refused = refusal(a_task(state), message, now=0)
             allowed = recipient in ADDRESSED.get(event, RECIPIENTS)
             assert refused == (None if allowed else "recipient"), (state, event, recipient)
@@ -158,6 +181,9 @@ def test_attempts_count_deliveries_of_the_task_anew():
     for (state, event), rule in TABLE.items():
         before = a_task(state)
         after = advance(before, Message(event, "@delegator", "@other"))
+        if after is None:
+            assert event == "budget:cap"
+            continue
         assert after.attempt == (before.attempt if before else 0) + rule.attempt
         assert rule.attempt == (event in ("delegation", "verdict:rejected"))
 
@@ -176,7 +202,7 @@ def test_legal_names_what_may_be_sent():
         "escalation": ("assignee", "bus"),
         "cancellation": ("delegator",),
     }
-    assert dict(legal("escalated"))["escalation"] == ("bus",)
+    assert dict(legal("escalated"))["escalation"] == ("coordinator", "bus")
 
 
 def test_one_sender_may_have_several_roles():
@@ -210,12 +236,30 @@ async def test_the_server_agrees_with_the_table(any_connection, namespace):
             await compare(bus, f"t{number}", cases[number], answer)
 
 
+@pytest.mark.anyio
+async def test_the_name_of_the_caps_is_no_tasks(any_connection, namespace):
+    """Under that name a human records caps, and nobody anything else; caps stand under no other name."""
+    bus = Bus(any_connection, namespace)
+    for event, sender, recipient in itertools.product(EVENTS, SENDERS, ("@assignee", "@bus")):
+        envelope = compose(PAYLOADS[event], sender=sender, recipient=recipient, task=MONEY)
+        expected = refusal(None, Message(event, sender, recipient, caps=True), now=0)
+        (answers,) = await commit(bus.connection, bus.keys, [Unit((Submission(document(envelope)),))])
+        assert [expected] == [kind_of(answer) for answer in answers]
+        assert await bus.connection.field(bus.keys.index, f"task:{MONEY}") is None
+        assert (expected is None) == (event == "budget:cap" and sender == "@human")
+
+
 async def forge(bus, name, state, message, lease):
     """A task in a state, a delivery that is held or parked where the message moves one, and what is to be appended."""
     connection, keys = bus.connection, bus.keys
     if state:
         record = f"{state} @assignee 7 - 1 {lease} w1 - {name} - - @delegator @coordinator 2"
         await connection.execute("HSET", keys.index, f"task:{name}", record)
+    if state and message.event == "budget:released":
+        # What is given back must be open; whose it is, and by whom, is what is compared here.
+        await connection.execute("HSET", keys.holds, name, f"h1 7 p @assignee {name} 1-0 7 m")
+        await connection.execute("HINCRBY", keys.budget, "holds", 1)
+        await connection.execute("HSET", keys.meta, "budget", 1)
     envelope = compose(PAYLOADS[message.event], sender=message.sender, recipient=message.recipient, task=name)
     assert event_of(envelope) == message.event
     move = None
@@ -250,4 +294,4 @@ def kind_of(answer):
         return None
     if isinstance(answer, LifecycleConflict):
         return answer.reason
-    return {Fenced: "fenced", NotFound: "unknown", Skipped: "skipped"}[type(answer)]
+    return {Fenced: "fenced", NotFound: "unknown", Skipped: "skipped", UsageError: "reserved"}[type(answer)]

@@ -24,6 +24,7 @@ from taskbus.envelope import (
     Acknowledgment,
     Answer,
     Artifact,
+    Budget,
     Cancellation,
     Completion,
     Cost,
@@ -336,6 +337,7 @@ _PAYLOADS: dict[MessageType, Payload] = {
     "escalation": Escalation(error_details=_TROUBLE),
     "cancellation": Cancellation(reason="x"),
     "parking": _PARKED,
+    "budget": Budget(budget="cap", account="agent:@kilo", period="day"),
 }
 
 

@@ -17,6 +17,7 @@ from taskbus.codec import XML, document, encode
 from taskbus.envelope import (
     Acknowledgment,
     Answer,
+    Budget,
     Cancellation,
     Completion,
     Context,
@@ -42,7 +43,7 @@ from taskbus_projections.database import Checkpoint, Database
 from taskbus_projections.model import Fact
 from taskbus_projections.pages import Page
 from taskbus_projections.registry import BUILTIN
-from tests.taskbus_projections.plain_history import NEXT, RECORDS
+from tests.taskbus_projections.plain_history import CAP, NEXT, RECORDS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
 
 PREFIX = "histories:"
 NAMES = ("@boss", "@kilo", "@cline", "@human", "@bus", "@lead")
-EVENTS = (*sorted({event for _, event in NEXT}), *RECORDS)
+EVENTS = (*sorted({event for _, event in NEXT}), *RECORDS, CAP)
 TEXTS = ("Reset the cache; reset it twice", "Zkontroluj to, prosím", "no disk", "100% of prices_list", "a\nb\tc")
 LATER = (0, 0, 1, 40, 999, 61_000, 3_600_000, 9 * 86_400_000, 40 * 86_400_000)
 _TASKS = 12
@@ -131,18 +132,20 @@ def written(moves: Sequence[Move], *, legal: bool) -> list[Entry]:
 
 
 def _allowed(state: str | None, move: Move) -> str:
-    """One of the events that a state allows; records and cancellations are rare."""
+    """One of the events that a state allows; records, cancellations and caps are rare."""
     allowed = [each for before, each in NEXT if before == state and (each != "cancellation" or move.event > 45)]
-    if state is not None and (not allowed or move.event > 52):
+    if move.event > 57:
+        return CAP
+    if state is not None and (not allowed or move.event > 50):
         allowed = list(RECORDS)
     return allowed[move.event % len(allowed)]
 
 
 def _entry(number: int, move: Move, event: str, position: Position) -> Entry:
-    task, payload = f"task-{move.task}", _payload(event, move)
+    task, payload = "budget" if event == CAP else f"task-{move.task}", _payload(event, move)
     # Some name a parent that comes later, or themselves, or one that never comes.
     parents = (None, "task-0", "never", *(f"task-{each}" for each in (move.task + 1, move.task, move.task // 2)))
-    parent = None if move.task == 0 else parents[move.detail % len(parents)]
+    parent = None if move.task == 0 or event == CAP else parents[move.detail % len(parents)]
     envelope: Any = Envelope(
         id=_id(number),
         sender=NAMES[move.sender],
@@ -167,7 +170,8 @@ def _entry(number: int, move: Move, event: str, position: Position) -> Entry:
     kind = XML if in_xml else document(envelope).content_type
     source = (b"\xff what a model said", "text/plain") if move.detail % 13 == 0 else (None, None)
     heads = (envelope.id, envelope.type, envelope.sender, envelope.recipient)
-    return Entry(position, *heads, task, f"task-{move.task % 3}", envelope.priority, kind, body, *source)
+    root = "budget" if event == CAP else f"task-{move.task % 3}"
+    return Entry(position, *heads, task, root, envelope.priority, kind, body, *source)
 
 
 def _id(number: int) -> str:
@@ -213,6 +217,19 @@ def _payload(event: str, move: Move) -> Payload:
             attempts=detail if detail & 4 else None,
             message=text if detail & 8 else None,
         ),
+        "budget": lambda: Budget(
+            budget=how,  # pyright: ignore[reportArgumentType]
+            account=("provider:openrouter", "agent:@kilo", "task:task-0")[detail % 3],
+            period=("month", "day", "task")[detail % 3],
+            span=("2025-11", "2025-11-20", "ever")[detail % 3],
+            microusd=None if how == "cap" and detail & 16 else detail * 1000,
+            hold=Hold(id=f"hold-{detail % 5}", microusd=detail * 1000) if how != "cap" and detail & 3 else None,
+            provider="openrouter" if detail & 4 else None,
+            model=model,
+            table="2026-11" if detail & 8 else None,
+            committed=detail if detail & 32 else None,
+            reason=text.partition("\n")[0] if detail & 64 else None,
+        ),
     }
     return made[kind]()
 
@@ -234,6 +251,7 @@ def _usage(move: Move) -> tuple[Usage, ...]:
             input_tokens=each * 10 if each & 1 else None,
             output_tokens=2**53 - 1 if each % 7 == 0 else each,
             cache_read_tokens=each if each & 4 else None,
+            cache_write_hour_tokens=each if each & 8 else None,
             cost=costs[each % 4],
         )
         for each in (move.usage, move.usage + 3)

@@ -15,17 +15,12 @@ Row = dict[str, Any]
 LAYERS = ("input", "hallucination", "boundary", "output", "escalation")
 
 
-def budgets(tasks: dict[str, list[Told]]) -> dict[str, list[Row]]:
-    """The holds, and their sums by month and provider."""
-    holds = [
-        hold_row(ack, of[at:])
-        for of in tasks.values()
-        for at, ack in enumerate(of)
-        if ack.event == "acknowledgment:accepted" and ack.envelope.payload.hold
-    ]
+def budgets(told: Sequence[Told], tasks: dict[str, list[Told]]) -> dict[str, list[Row]]:
+    """The holds, their sums by month and provider, the accounts, and what is recorded of caps."""
+    holds = [hold_row(each, of[at:]) for of in tasks.values() for at, each in enumerate(of) if reserved(each)]
     months: list[Row] = []
-    for month, provider in {(hold["opened"][:7], hold["provider"] or "") for hold in holds}:
-        these = [each for each in holds if (each["opened"][:7], each["provider"] or "") == (month, provider)]
+    for month, provider in {(hold["opened"][:7], hold["provider"]) for hold in holds}:
+        these = [each for each in holds if (each["opened"][:7], each["provider"]) == (month, provider)]
         still = [each for each in these if each["state"] == "open"]
         months.append(
             {
@@ -40,23 +35,99 @@ def budgets(tasks: dict[str, list[Told]]) -> dict[str, list[Row]]:
                 "cost_microusd": total(each["cost_microusd"] for each in these),
             }
         )
-    return {"holds": holds, "budgets": months}
+    return {"holds": holds, "budgets": months, "accounts": accounts(told, holds), **recorded(told)}
+
+
+def reserved(each: Told) -> bool:
+    """Whether it reserves money."""
+    payload: Any = each.envelope.payload
+    return each.event in ("acknowledgment:accepted", "budget:reserved") and payload.hold is not None
+
+
+def ended(each: Told, hold: Any, agent: str) -> bool:
+    """Whether it ends a hold of its task: whatever ends the work or begins it anew, and what says so of that hold."""
+    payload: Any = each.envelope.payload
+    if each.event == "parking:parked":
+        return payload.agent == agent
+    if each.event in ("budget:settled", "budget:released"):
+        of_it = payload.hold is not None and payload.hold.id == hold.id
+        return of_it and (each.event == "budget:released" or each.entry.sender == agent)
+    kind = each.event.partition(":")[0]
+    return each.event == "budget:reserved" or kind in (
+        *("delegation", "acknowledgment", "question", "completion", "escalation", "cancellation"),
+    )
+
+
+def accounts(told: Sequence[Told], holds: Sequence[Row]) -> list[Row]:
+    """What is spent and held of each provider and agent in each month and day, and of each tree."""
+    spent = [
+        (used.provider, each.entry.sender, each.entry.root, each.time, used.cost)
+        for each in told
+        for used in each.envelope.usage
+    ]
+    rows: dict[tuple[str, str], Row] = {}
+
+    def account(provider: str, agent: str, root: str, time: str) -> list[Row]:
+        found = []
+        for name, period, span in (
+            (f"provider:{provider}", "month", time[:7]),
+            (f"provider:{provider}", "day", time[:10]),
+            (f"agent:{agent}", "month", time[:7]),
+            (f"agent:{agent}", "day", time[:10]),
+            (f"task:{root}", "task", "ever"),
+        ):
+            fresh = {"committed_microusd": 0, "held_microusd": 0, "unpriced_calls": 0}
+            found.append(rows.setdefault((name, span), {"account": name, "span": span, "period": period, **fresh}))
+        return found
+
+    for *of, cost in spent:
+        for row in account(*of):
+            row["committed_microusd"] += cost.microusd if cost else 0
+            row["unpriced_calls"] += cost is None
+    for hold in holds:
+        for row in account(hold["provider"], hold["agent"], hold["root"], hold["opened"]):
+            row["held_microusd"] += hold["microusd"] if hold["state"] == "open" else 0
+    return list(rows.values())
+
+
+def recorded(told: Sequence[Told]) -> dict[str, list[Row]]:
+    """Caps that were decided on, and warnings."""
+    found: dict[str, list[Row]] = {"cap_decisions": [], "budget_warnings": []}
+    for each in told:
+        payload: Any = each.envelope.payload
+        if each.event == "budget:cap":
+            row = {"n": each.n, "account": payload.account, "period": payload.period, "microusd": payload.microusd}
+            said = {"decided_by": each.entry.sender, "decided": each.time, "reason": payload.reason}
+            found["cap_decisions"].append(row | said)
+        elif each.event == "budget:warned":
+            row = {"n": each.n, "account": payload.account, "span": payload.span, "period": payload.period}
+            seen = {"committed_microusd": payload.committed, "held_microusd": payload.held}
+            said = {"cap_microusd": payload.microusd, "task": each.entry.task, "warned": each.time}
+            found["budget_warnings"].append(row | seen | said)
+    return found
 
 
 def hold_row(ack: Told, onward: Sequence[Told]) -> Row:
-    """A row of `holds`: the history of its task from the acknowledgment on."""
+    """A row of `holds`: the history of its task from the acknowledgment or the record on."""
     payload: Any = ack.envelope.payload
-    end = next((each for each in onward if each.after not in ("working", "input-required")), None)
+    agent = ack.entry.sender
+    end = next((each for each in onward[1:] if ended(each, payload.hold, agent)), None)
     under = [each for each in onward if end is None or each.n <= end.n]
-    calls = [used for each in under if each.entry.sender == ack.entry.sender for used in each.envelope.usage]
-    state = "open" if end is None else "settled" if end.entry.sender == ack.entry.sender else "released"
+    calls = [used for each in under if each.entry.sender == agent for used in each.envelope.usage]
+    if end is None:
+        state = "open"
+    elif end.event in ("budget:reserved", "acknowledgment:accepted"):
+        state = "replaced"
+    else:
+        state = "settled" if end.entry.sender == agent else "released"
     return {
         "n": ack.n,
         "hold": payload.hold.id,
         "microusd": payload.hold.microusd,
-        "provider": payload.provider,
+        "provider": payload.provider or "unknown",
         "model": payload.model,
-        "agent": ack.entry.sender,
+        "price_table": payload.table if ack.event == "budget:reserved" else None,
+        "agent": agent,
         "task": ack.entry.task,
         "root": ack.entry.root,
         "attempt": ack.attempt,

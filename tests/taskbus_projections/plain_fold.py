@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from tests.taskbus_projections.plain_deliveries import agents, budgets, escalations, gates
-from tests.taskbus_projections.plain_history import histories, history, iso, last, open_hold, taken, total
+from tests.taskbus_projections.plain_history import histories, history, iso, last, taken, total
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,7 +32,7 @@ def plain_fold(prefix: str, entries: Sequence[Entry]) -> dict[str, list[Row]]:
         "standing": standing(tasks),
         "transitions": [row for of in tasks.values() for row in transition_rows(of)],
         **usage(told),
-        **budgets(tasks),
+        **budgets(told, tasks),
         **escalations(tasks),
         **gates(told, tasks),
         **agents(told, tasks),
@@ -71,7 +71,7 @@ def task_row(of: Sequence[Told], tasks: dict[str, list[Told]]) -> Row:
     first, end = of[0], of[-1]
     delegation: Any = last(each for each in of if each.event == "delegation")
     moves = [each for each in of if each.moved]
-    since, ack, hold = moves[-1], taken(of), open_hold(of)
+    since, ack = moves[-1], taken(of)
     attempt = of[last(at for at, each in enumerate(of) if each.anew) :]
     status: Any = last(each.envelope.payload for each in attempt if each.event == "status")
     escalated = last(each for each in of if each.event == "escalation")
@@ -122,7 +122,6 @@ def task_row(of: Sequence[Told], tasks: dict[str, list[Told]]) -> Row:
         "failed_ms": stays.get("failed", 0),
         "rejected_ms": stays.get("rejected", 0),
         "escalated_ms": stays.get("escalated", 0),
-        "hold": hold.n if hold else None,
         "escalation": escalated.n if escalated and end.after == "escalated" else None,
         "position": f"{end.entry.position.ms}-{end.entry.position.sequence}",
         "n": end.n,
@@ -180,7 +179,7 @@ def usage(told: Sequence[Told]) -> dict[str, list[Row]]:
             "time": each.time,
             "provider": used.provider,
             "model": used.model,
-            **{name: getattr(used, name) for name in TOKENS},
+            **{name: getattr(used, name) for name in (*TOKENS, "cache_write_hour_tokens")},
             "cost_microusd": used.cost.microusd if used.cost else None,
             "cost_source": used.cost.source if used.cost else "unpriced",
             "price_table": used.cost.table if used.cost else None,

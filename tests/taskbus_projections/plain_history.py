@@ -25,6 +25,7 @@ NEXT = {
     ("submitted", "cancellation"): "canceled",
     ("working", "status"): "working",
     ("working", "question"): "input-required",
+    ("working", "budget:reserved"): "working",
     ("working", "completion:done"): "completed",
     ("working", "completion:failure"): "failed",
     ("working", "escalation"): "escalated",
@@ -35,20 +36,27 @@ NEXT = {
     ("completed", "verdict:accepted"): "accepted",
     ("completed", "verdict:rejected"): "submitted",
     ("failed", "delegation"): "submitted",
+    ("failed", "escalation"): "escalated",
     ("rejected", "delegation"): "submitted",
+    ("rejected", "escalation"): "escalated",
     ("escalated", "delegation"): "submitted",
     ("escalated", "answer"): "working",
     ("escalated", "escalation"): "escalated",
     ("escalated", "cancellation"): "canceled",
     ("escalated", "parking:resumed"): "submitted",
 }
-RECORDS = ("parking:parked", "parking:replayed", "parking:dropped")
+RECORDS = (
+    *("parking:parked", "parking:replayed", "parking:dropped"),
+    *("budget:settled", "budget:released", "budget:warned"),
+)
+CAP = "budget:cap"
+"""What is about money alone, under the name of no task."""
 ANEW = ("delegation", "verdict:rejected")
 
 
 @dataclass
 class Told:
-    """One envelope of the history; with `legal`, what it did to its task."""
+    """One envelope of the history; with `legal`, what it did to its task; `strange` where it may not be there."""
 
     n: int
     entry: Entry
@@ -63,6 +71,11 @@ class Told:
     attempt: int = 0
     agent: str = ""
     assignee: str = ""
+
+    @property
+    def strange(self) -> bool:
+        """Whether the lifecycle has no rule for it."""
+        return not self.legal and self.event != CAP
 
     @property
     def moved(self) -> bool:
@@ -121,6 +134,8 @@ def event(envelope: AnyEnvelope) -> str:
         return "completion:failure" if payload.result.status == "failure" else "completion:done"
     if envelope.type == "verdict":
         return f"verdict:{payload.decision}"
+    if envelope.type == "budget":
+        return f"budget:{payload.budget}"
     if envelope.type == "parking":
         return "parking:resumed" if payload.parking == "replayed" and payload.resumes else f"parking:{payload.parking}"
     return envelope.type
@@ -161,12 +176,3 @@ def since_submitted(of: Sequence[Told]) -> Sequence[Told]:
 def taken(of: Sequence[Told]) -> Told | None:
     """The acknowledgment by which the newest attempt was taken on."""
     return last(each for each in since_submitted(of) if each.event == "acknowledgment:accepted")
-
-
-def open_hold(of: Sequence[Told]) -> Told | None:
-    """The acknowledgment whose hold is open after some history."""
-    ack = taken(of)
-    if ack is None or ack.envelope.payload.hold is None:
-        return None
-    since = [each for each in of if each.n >= ack.n]
-    return ack if all(each.after in ("working", "input-required") for each in since) else None

@@ -10,12 +10,14 @@ from taskbus.codec import XML, Document, document, encode
 from taskbus.envelope import (
     Acknowledgment,
     Answer,
+    Budget,
     Cancellation,
     Completion,
     Cost,
     Delegation,
     ErrorDetails,
     Escalation,
+    Hold,
     Question,
     Result,
     Status,
@@ -31,6 +33,13 @@ if TYPE_CHECKING:
     from taskbus.envelope import AnyEnvelope, Payload
     from taskbus.lifecycle import Task
 
+_ELSEWHERE = frozenset(
+    {
+        *("parking:parked", "parking:replayed", "parking:resumed", "parking:dropped"),
+        *("budget:released", "budget:warned"),
+    }
+)
+"""What stands in the log only where a delivery was moved, or where a hold is open: those have tests of their own."""
 AGENTS = ("@kilo", "@cline", "@gemini", "@opencode")
 
 
@@ -55,9 +64,15 @@ def payload(event: str, rng: random.Random) -> Payload:
         "verdict:rejected": lambda: Verdict(decision="rejected", comment="not yet"),
         "escalation": lambda: Escalation(error_details=error),
         "cancellation": lambda: Cancellation(reason="not needed"),
+        "budget:reserved": lambda: Budget(budget="reserved", hold=_hold(rng), provider="openrouter", model="qwen3"),
+        "budget:settled": lambda: Budget(budget="settled", hold=_hold(rng)),
     }
     made: Payload = payloads[event]()
     return made
+
+
+def _hold(rng: random.Random) -> Hold:
+    return Hold(id=f"hold-{rng.randrange(4)}", microusd=rng.randrange(1_000_000))
 
 
 def usage(rng: random.Random) -> tuple[Usage, ...]:
@@ -87,9 +102,9 @@ def story(seed: int, length: int) -> Iterator[AnyEnvelope | Document]:
         else:
             name, parent = rng.choice(open_tasks), None
             before = tasks[name]
-            # A parking stands in the log only where a delivery was moved with it: those have a test of their own.
-            events = [event for state, event in TABLE if state == before.state and not event.startswith("parking")]
-            event = rng.choice([event for event in events if event != "cancellation" or rng.random() < 0.1])
+            events = [event for state, event in TABLE if state == before.state and event not in _ELSEWHERE]
+            rare = ("cancellation", "budget:reserved", "budget:settled")
+            event = rng.choice([event for event in events if event not in rare or rng.random() < 0.1])
             sender = _role(rng.choice(TABLE[(before.state, event)].roles), before)
         recipient = rng.choice(AGENTS)
         if before and event in TO_ASSIGNEE:
@@ -119,5 +134,6 @@ def _role(role: str, task: Task) -> str:
         "coordinator": task.coordinator,
         "human": HUMAN,
         "bus": BUS,
+        "anyone": task.assignee,
     }
     return names[role]

@@ -14,6 +14,7 @@ from taskbus.codec import document
 from taskbus.envelope import Acknowledgment, Delegation, Status, Usage, compose
 from taskbus.errors import ProjectionStopped
 from taskbus.log import Entry
+from taskbus.money import MOST, Ledger
 from taskbus.position import Position
 from taskbus_projections import dump
 from tests.taskbus_projections.histories import PREFIX, fold, open_database, seeded, stories, written
@@ -75,7 +76,7 @@ def said(database):
 def test_any_history_is_folded_up_to_what_the_lifecycle_has_no_rule_for(story, cuts):
     """There it stops, with everything before it folded; told to set it aside, it goes on with all the rest."""
     entries = written(story, legal=False)
-    strange = [each for each in history(PREFIX, entries) if not each.legal]
+    strange = [each for each in history(PREFIX, entries) if each.strange]
     with tempfile.TemporaryDirectory() as folder:
         with open_database(Path(folder, "one.db")) as one:
             if strange:
@@ -168,23 +169,46 @@ def test_costs_add_up_by_whatever_is_asked_for(database, plain, name, keys):
         assert costs == sorted(costs, reverse=True)
 
 
-def test_held_and_spent_stand_beside_each_other(database, plain):
-    """By month and provider, also where nothing was held, or nothing spent."""
-    for row in view(database, "budget_use"):
-        of = [
-            hold
-            for hold in plain["holds"]
-            if (hold["opened"][:7], hold["provider"] or "") == (row["month"], row["provider"])
-        ]
-        calls = [
-            call for call in plain["usage"] if (call["time"][:7], call["provider"]) == (row["month"], row["provider"])
-        ]
-        assert row["held_microusd"] == sum(hold["microusd"] for hold in of if hold["state"] == "open")
-        assert row["spent_microusd"] == added(calls, "cost_microusd")
-        assert row["committed_microusd"] == row["held_microusd"] + (row["spent_microusd"] or 0)
-        unpriced = sum(call["cost_microusd"] is None for call in calls)
-        assert (row["calls"], row["unpriced_calls"]) == (len(calls), unpriced)
-    assert {row["provider"] for row in view(database, "budget_use")} == {"", "local", "openrouter"}
+def test_held_and_spent_stand_beside_the_cap_on_record(database, plain):
+    """By account and span; what is left is told where the newest decision is a cap."""
+    caps = {(row["account"], row["period"]): row["microusd"] for row in plain["cap_decisions"]}
+    found = view(database, "budget_use")
+    assert len(found) == len(plain["accounts"])
+    for row in found:
+        (of,) = [each for each in plain["accounts"] if (each["account"], each["span"]) == (row["account"], row["span"])]
+        assert {name: row[name] for name in of} == of
+        cap = caps.get((row["account"], row["period"]))
+        used = of["committed_microusd"] + of["held_microusd"]
+        assert (row["cap_microusd"], row["left_microusd"]) == (cap, None if cap is None else cap - used)
+    assert {row["account"] for row in found} >= {"provider:unknown", "provider:local", "agent:@kilo", "task:task-0"}
+    assert {(row["account"], row["period"]): row["microusd"] for row in view(database, "caps")} == caps
+    assert caps
+
+
+@settings(max_examples=40, **_UNHURRIED)
+@given(story=stories)
+def test_the_accounts_are_those_of_the_rule_that_the_server_keeps(story):
+    """Sums, open holds and caps of any legal history are those of the fold that the counters are checked against."""
+    entries = written(story, legal=True)
+    ledger = Ledger()
+    for entry in entries:
+        ledger.fold(entry)
+    with tempfile.TemporaryDirectory() as folder, open_database(Path(folder, "one.db")) as database:
+        fold(database, entries)
+        found = {
+            (row["account"], row["span"]): (
+                min(row["committed_microusd"], MOST),
+                row["held_microusd"],
+                row["unpriced_calls"],
+            )
+            for row in database.query("SELECT * FROM accounts")
+        }
+        holds = {row["task"]: row["hold"] for row in database.query("SELECT * FROM holds WHERE state = 'open'")}
+        caps = {(row["account"], row["period"]): row["microusd"] for row in database.query("SELECT * FROM caps")}
+    sums = {key: (each.committed, each.held, each.unpriced) for key, each in ledger.accounts.items()}
+    assert found == sums
+    assert holds == {task: hold.id for task, hold in ledger.holds.items()}
+    assert caps == ledger.caps
 
 
 def test_open_escalations_are_those_that_nobody_dealt_with(database, plain):

@@ -167,9 +167,7 @@ def test_tiers_add_up_to_the_whole(spend):
 
 
 def test_what_is_held_is_not_left(database):
-    """An open hold counts as far as nothing was spent under it yet, for its provider and its agent; an ended one no
-    longer.
-    """
+    """An open hold counts until it ends, beside what was spent under it, for its provider and its agent."""
     said = []
     for task, agent, microusd, *calls in (
         ("open", "@kilo", 5_000_000, call(2_000_000), call(None)),
@@ -187,10 +185,10 @@ def test_what_is_held_is_not_left(database):
     said.append(compose(done, sender="@cline", recipient="@boss", task="done"))
     handmade.fold(database, [(FIRST, envelope) for envelope in said])
     (row,) = queries.budgets(database, "provider", lambda _: 10_000_000, "2026-11", FIRST)
-    assert (row["cost_microusd"], row["held_microusd"], row["left_microusd"]) == (5_100_000, 3_700_000, 1_200_000)
+    assert (row["cost_microusd"], row["held_microusd"], row["left_microusd"]) == (5_100_000, 6_700_000, -1_800_000)
     agents = {row["agent"]: row for row in queries.budgets(database, "agent", lambda _: 6_000_000, "2026-11", FIRST)}
     assert {name: (row["held_microusd"], row["left_microusd"]) for name, row in agents.items()} == {
-        "@kilo": (3_000_000, -2_000_000),
+        "@kilo": (6_000_000, -5_000_000),
         "@cline": (700_000, 5_200_000),
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import tracemalloc
 from decimal import ROUND_HALF_UP, Decimal
@@ -12,7 +13,7 @@ import pytest
 
 from taskbus.errors import ConfigurationError
 from taskbus.position import Position
-from taskbus_projections.policy import Policy
+from taskbus_projections.policy import FOREIGN, Policy
 from taskbus_projections.pricing import Price, Tokens
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "policy.example.toml"
@@ -106,6 +107,24 @@ PRICED = '[prices."a/m"]\ninput = 1\noutput = 2\n'
         ('[tiers."x/y"]\n', 'key `tiers."x/y"`'),
         ("[tiers]\nx = 1\n", "line 2, key `tiers.x`: found 1, expected a table"),
         ('[caps]\n"@a b" = 1\n', 'line 2, key `caps."@a b"`'),
+        ("[caps_per_day]\nopenai = -1\n", "line 2, key `caps_per_day.openai`"),
+        ('[caps_per_day]\n"@a b" = 1\n', 'line 2, key `caps_per_day."@a b"`'),
+        ('[caps_per_task]\n\n"@kilo" = 1\n', 'line 3, key `caps_per_task."@kilo"`'),
+        ("[caps_per_task]\nreview = 0.0000001\n", "line 2, key `caps_per_task.review`"),
+        ("[cap_per_task]\n", "line 1: unknown key `cap_per_task`"),
+        ('[holds]\n"openai/" = 1\n', 'line 2, key `holds."openai/"`'),
+        ('[holds]\n"@a b" = 1\n', 'line 2, key `holds."@a b"`'),
+        ("[holds]\nopus = nan\n", "line 2, key `holds.opus`"),
+        ("[holds]\nexpected = 5\n", "line 2, key `holds.expected`: found 5, expected a table"),
+        ("[holds.expected]\nin = 5\n", "line 2: unknown key `holds.expected.in`"),
+        ("[holds.expected]\ninput = 1.5\n", "line 2, key `holds.expected.input`"),
+        ("[holds.expected]\noutput = -1\n", "line 2, key `holds.expected.output`"),
+        (PRICED + '[prices."a/m".above]\nmany = { input = 1, output = 1 }\n', 'line 5, key `prices."a/m".above.many`'),
+        (PRICED + '[prices."a/m".above.0]\ninput = 1\noutput = 1\n', 'line 4, key `prices."a/m".above.0`'),
+        (PRICED + '[prices."a/m".above.007]\n[prices."a/m".above.7]\n', 'line 5, key `prices."a/m".above.7`'),
+        (PRICED + '[prices."a/m".above.9]\ninput = 1\n', 'line 4, key `prices."a/m".above.9`'),
+        (PRICED + '[prices."a/m".above.9]\ninput = 1\noutput = 1\nabove = {}\n', "line 7: unknown key"),
+        (PRICED + "above = 200000\n", 'line 4, key `prices."a/m".above`: found 200000, expected a table'),
         ("[baseline]\n", "line 1, key `baseline`"),
         ('[baseline]\nmodel = "a/m"\n', "line 2, key `baseline.model`: found 'a/m', expected a model with a price"),
         (PRICED + '[baseline]\nmodel = "a/*"\n', "line 5, key `baseline.model`"),
@@ -181,6 +200,84 @@ def test_without_a_word_nothing_is_capped_priced_or_ranked(tmp_path):
     assert (policy.cap("openai"), policy.agent_cap("@kilo"), policy.price("openai", "o3")) == (None, None, None)
     assert (policy.tier("@kilo", "openai", "o3"), policy.version, policy.tiers) == (None, None, ())
     assert policy.supposition.instead("@kilo", "openai", "o3") == ("openai", "o3")
+
+
+def test_caps_for_a_run_are_those_of_its_accounts(tmp_path):
+    """By month and by day of provider and agent, and of the tree by the type of its root; without a word, none."""
+    policy = load(
+        tmp_path,
+        """
+        [caps]
+        "*" = 20
+        anthropic = "60.00"
+        "@docs-*" = 5
+        [caps_per_day]
+        "@*" = "0.5"
+        [caps_per_task]
+        "*" = 2
+        review = 1
+        """,
+    )
+    assert policy.caps_for("anthropic", "@docs-writer", "root", "review") == {
+        ("provider:anthropic", "month"): 60_000_000,
+        ("agent:@docs-writer", "month"): 5_000_000,
+        ("agent:@docs-writer", "day"): 500_000,
+        ("task:root", "task"): 1_000_000,
+    }
+    assert policy.caps_for("groq", "@kilo", "root") == {
+        ("provider:groq", "month"): 20_000_000,
+        ("agent:@kilo", "day"): 500_000,
+        ("task:root", "task"): 2_000_000,
+    }
+    assert load(tmp_path, "").caps_for("groq", "@kilo", "root", "review") == {}
+
+
+def test_a_cap_of_nothing_is_a_cap(tmp_path):
+    """0 allows no money at all, which is not the same as no cap."""
+    assert load(tmp_path, "[caps]\nopenai = 0\n").caps_for("openai", "@kilo", "r") == {("provider:openai", "month"): 0}
+
+
+def test_a_hold_is_told_by_the_agent_before_the_model(tmp_path):
+    """A fixed amount goes before any estimate; who has none is estimated."""
+    policy = load(
+        tmp_path,
+        """
+        [holds]
+        "*opus*" = 2
+        "anthropic/*" = "0.25"
+        "@lead" = 3
+        "@free-*" = 0
+        expected = { input = 1000, output = 10 }
+        """,
+    )
+    holds = [
+        policy.hold(*each)
+        for each in (
+            ("@lead", "anthropic", "opus"),
+            ("@kilo", "anthropic", "sonnet"),
+            ("@kilo", "aws", "claude-opus-4"),
+            ("@free-1", "anthropic", "sonnet"),
+            ("@kilo", "aws", "nova"),
+        )
+    ]
+    assert holds == [3_000_000, 250_000, 2_000_000, 0, None]
+    assert policy.allowance.expected == (1000, 10)
+    assert load(tmp_path, "[holds.expected]\noutput = 5\n").allowance.expected == (50_000, 5)
+
+
+def test_what_is_about_routing_is_let_be(tmp_path):
+    """One file says all: what others read of it is no mistake here, in whatever form; anything else is."""
+    text = "".join(f"[{table}]\nany = 1\n" for table in FOREIGN if table not in ("ladder", "routes"))
+    policy = load(tmp_path, f"[[ladder]]\nrung = 1\n[[ladder]]\nrung = 2\n[[routes]]\n{text}[caps]\nopenai = 1\n")
+    assert policy.cap("openai") == 1_000_000
+    with pytest.raises(ConfigurationError, match=r"unknown key `ladders`"):
+        load(tmp_path, "[[ladders]]\nrung = 1\n")
+
+
+def test_a_policy_is_known_by_what_it_says(tmp_path):
+    """Its digest stands in the log beside what was decided by it."""
+    one, other = (load(tmp_path, text) for text in ("", "# something else\n"))
+    assert one.digest == hashlib.sha256(b"").hexdigest()[:12] != other.digest
 
 
 def test_a_tier_is_told_by_the_agent_before_the_model(tmp_path):

@@ -47,6 +47,8 @@ PLANS = {
     "SELECT * FROM task_spending WHERE root = 'x'": "task_spending_by_root",
     "SELECT * FROM holds WHERE state = 'open' ORDER BY opened": "holds_open",
     "SELECT * FROM holds WHERE hold = 'x'": "holds_by_name",
+    "SELECT account, held_microusd FROM accounts WHERE span = '2026-11' AND period = 'month'": "accounts_by_span",
+    "SELECT account, microusd, decided_by FROM caps WHERE period = 'month'": "cap_decisions_by_account",
     "SELECT * FROM holds WHERE task = 'x'": "holds_by_task",
     "SELECT * FROM holds WHERE agent = 'x' ORDER BY n DESC LIMIT 9": "holds_by_agent",
     "SELECT * FROM escalations WHERE outcome IS NULL ORDER BY n DESC LIMIT 9": "escalations_open",

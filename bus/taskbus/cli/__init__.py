@@ -84,7 +84,11 @@ SECTIONS: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
     },
     "Agents": {
         "agent": ("", ""),
+        "budget": ("", ""),
+        "plan": ("", ""),
+        "route": ("", ""),
         "supervise": ("supervise", "Escalate what is not done in time."),
+        "swarm": ("", ""),
     },
 }
 _OTHERS: Final = "More"

@@ -10,6 +10,7 @@ import click
 from taskbus.cli.drafts import Draft, Flag, Header, Words, drafted, is_document, opened, sorted_out
 from taskbus.cli.options import print_json, run_async, settings_options
 from taskbus.cli.rendering import visible
+from taskbus.cli.routing import Choosing, routed, routing_options
 from taskbus.cli.sending import ended_summary, outcome, send, speak, summary, tell
 from taskbus.cli.values import AGENT, DEADLINE, SECONDS, TASK
 from taskbus.envelope import (
@@ -46,6 +47,7 @@ as_option = click.option("--as", "sender", type=AGENT, help="Who speaks; default
 @click.option("--parent", type=TASK, help="The task that this one is a part of.")
 @click.option("--no-review", is_flag=True, help="The result needs no verdict: a completion is accepted.")
 @click.option("--justification", help="Why a paid model is needed, and which free ones were tried.")
+@routing_options
 @click.option("--task", type=TASK, help="The task's ID: one of your own, or that of a task handed out again.")
 @click.option("--wait", is_flag=True, help="Wait for the end: 0 it was completed, 1 it was not.")
 @click.option("--timeout", type=SECONDS, help="With --wait: how long, as in 90s or 10m; then 6.")
@@ -64,6 +66,7 @@ def delegate(
     parent: str | None,
     no_review: bool,
     justification: str | None,
+    choosing: Choosing | None,
     task: str | None,
     wait: bool,
     timeout: float | None,
@@ -84,10 +87,11 @@ def delegate(
       bus delegate @opencode --goal-file goal.md
       bus delegate @opencode "Try it again, without the ORM" --task 0199f0a2-7c4e-7d31-9b5a-3e6f1c2d4a58
       bus delegate @kilo "Fix the build" --wait --timeout 10m && git push
+      bus delegate --route "Why is the checkout slow?" --type research
     """
     if timeout is not None and not wait:
         raise UsageError("--timeout is for --wait.", advice="Add --wait, or leave --timeout out.")
-    agent, given = _whom(words) if goal_file is None else _with_goal(words, goal_file)
+    agent, given = _given(words, goal_file, route=choosing is not None)
     flags = {
         "goal": Flag("GOAL", given.text),
         "task_type": Flag("--type", task_type),
@@ -106,13 +110,19 @@ def delegate(
         deadline=Flag("--deadline", deadline),
     )
     draft = drafted(Delegation, flags, header, given.document)
-    run_async(_delegated, draft, settings, as_json=as_json, wait=wait, timeout=timeout)
+    run_async(_delegated, draft, settings, choosing, as_json=as_json, wait=wait, timeout=timeout)
 
 
-def _whom(words: tuple[str, ...]) -> tuple[str | None, Words]:
+def _given(words: tuple[str, ...], goal_file: str | None, *, route: bool) -> tuple[str | None, Words]:
+    return _whom(words, route=route) if goal_file is None else _with_goal(words, goal_file, route=route)
+
+
+def _whom(words: tuple[str, ...], *, route: bool) -> tuple[str | None, Words]:
     match words:
         case (only,) if not only.startswith("@") and is_document(only):
             return None, Words(document=opened(only))
+        case (goal,) if route and not goal.startswith("@"):
+            return None, Words(text=goal)
         case (agent, what) if what == "-" or (what.lower().endswith((".json", ".xml")) and is_document(what)):
             return AGENT.convert(agent, None, None), Words(document=opened(what))
         case (agent, name) if os.path.isfile(name):  # noqa: PTH113 - a goal may be no path at all, or too long for one
@@ -128,9 +138,9 @@ def _whom(words: tuple[str, ...]) -> tuple[str | None, Words]:
             raise UsageError("The agent, the goal or the document is missing.", advice=advice)
 
 
-def _with_goal(words: tuple[str, ...], path: str) -> tuple[str, Words]:
+def _with_goal(words: tuple[str, ...], path: str, *, route: bool) -> tuple[str | None, Words]:
     """The agent, and the goal from a file of plain text."""
-    if len(words) != 1:
+    if len(words) != 1 and (words or not route):
         advice = "Write bus delegate @agent --goal-file PATH."
         raise UsageError("With --goal-file, only the agent is named.", advice=advice)
     source = opened(path)
@@ -140,13 +150,17 @@ def _with_goal(words: tuple[str, ...], path: str) -> tuple[str, Words]:
         raise UsageError(f"{source.name} is no text in UTF-8.", advice="Name a file of plain text.") from error
     if not text:
         raise UsageError(f"{source.name} is empty.", advice="Write into it what is to be reached.")
-    return AGENT.convert(words[0], None, None), Words(text=text)
+    return AGENT.convert(words[0], None, None) if words else None, Words(text=text)
 
 
-async def _delegated(draft: Draft, settings: Settings, *, as_json: bool, wait: bool, timeout: float | None) -> None:
+async def _delegated(
+    draft: Draft, settings: Settings, choosing: Choosing | None, *, as_json: bool, wait: bool, timeout: float | None
+) -> None:
     from taskbus.client import Bus  # redis is slow to import
 
     async with Bus.connect(settings=settings) as bus:
+        if choosing is not None:
+            draft = await routed(bus, draft, settings, choosing, show=not as_json)
         sent = await send(bus, draft, settings, "delegator")
         if not as_json:
             click.echo(sent.envelope.task)

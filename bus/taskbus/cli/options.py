@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, cast
 import click
 
 from taskbus.errors import (
+    BudgetLost,
     Conflict,
     InvalidEnvelope,
     NotFound,
+    OverBudget,
     RefusedByBudget,
     TaskbusError,
     TimedOut,
@@ -40,6 +42,8 @@ EXIT_CODES: Final[Mapping[type[BaseException], int]] = {
     Conflict: 4,
     Unavailable: 5,
     TimedOut: 6,
+    OverBudget: 7,
+    BudgetLost: 7,
     RefusedByBudget: 7,
     InvalidEnvelope: 8,
 }

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from taskbus.amount import dollars
 from taskbus.errors import InvalidEnvelope
 from taskbus.gist import gist
 from taskbus.lifecycle import event_of
@@ -45,12 +46,16 @@ _COLOURS: Final = {
     "escalation": "bright_red",
     "cancellation": "magenta",
     "parking": "magenta",
+    "budget": "magenta",
     "acknowledgment:declined": "red",
     "completion:failure": "red",
     "verdict:rejected": "red",
     "parking:parked": "red",
     "parking:replayed": "cyan",
     "parking:resumed": "cyan",
+    "budget:reserved": "cyan",
+    "budget:settled": "cyan",
+    "budget:warned": "bright_yellow",
 }
 """By type, and by event where that is other news: bad ones, most of all."""
 
@@ -108,13 +113,6 @@ def age(seconds: float) -> str:
             rest = whole % size // small
             return f"{whole // size}{unit} {rest}{smaller}" if rest else f"{whole // size}{unit}"
     return f"{whole}s"
-
-
-def dollars(microusd: int) -> str:
-    """Microdollars as dollars, with every digit that there is: at least two after the point."""
-    whole, micros = divmod(microusd, 1_000_000)
-    digits = f"{micros:06d}".rstrip("0").ljust(2, "0")
-    return f"${whole:,}.{digits}"
 
 
 def entry(found: Entry, *, marks: Sequence[str] = (), width: int | None = None) -> str:

@@ -14,6 +14,7 @@ from taskbus.cli.rendering import clock, visible
 from taskbus.cli.stopping import quiet_stop
 from taskbus.cli.values import AGENT, SECONDS
 from taskbus.errors import TimedOut, Unavailable
+from taskbus.gist import gist
 
 if TYPE_CHECKING:
     from taskbus.client import Bus
@@ -109,19 +110,22 @@ async def _look(bus: Bus, supervision: Supervision, *, away: bool) -> list[AnyEn
 
 
 def _print(envelope: AnyEnvelope, *, as_json: bool) -> None:
-    details = cast("Escalation", envelope.payload).error_details
+    level, message = None, gist(envelope)
+    if envelope.type == "escalation":
+        details = cast("Escalation", envelope.payload).error_details
+        level, message = details.level, details.message
     if not as_json:
-        level = click.style(f"level {details.level}", fg="bright_red", bold=True)
+        marked = click.style(f"level {level}", fg="bright_red", bold=True) if level else "money"
         whom = f"{visible(envelope.task)} → {visible(envelope.recipient)}"
-        click.echo(f"{clock(envelope.context.timestamp)}  {whom}  {level}  {visible(details.message)}")
+        click.echo(f"{clock(envelope.context.timestamp)}  {whom}  {marked}  {visible(message)}")
         return
     print_json(
         {
             "id": envelope.id,
             "task": envelope.task,
             "to": envelope.recipient,
-            "level": details.level,
-            "message": details.message,
+            "level": level,
+            "message": message,
             "envelope": cast("object", msgspec.json.decode(codec.encode(envelope))),
         }
     )

@@ -6,6 +6,7 @@ so.
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -284,7 +285,7 @@ def _usage(
 )
 @click.option("--category", type=click.Choice(CATEGORIES), help="What kind of trouble it is; default execution.")
 @click.option("--recovery", help="What was tried against it.")
-@click.option("--to", "recipient", type=AGENT, help="To whom; default the task's coordinator.")
+@click.option("--to", "recipient", type=AGENT, help="To whom; default $BUS_COORDINATOR, else the task's coordinator.")
 @_voice
 def escalate(
     *,
@@ -313,6 +314,8 @@ def escalate(
         "message": Flag("MESSAGE", given.text),
         "attempted_recovery": Flag("--recovery", recovery),
     }
+    if recipient is None and alone:
+        recipient = os.environ.get("BUS_COORDINATOR") or None  # a worker's agent has one of its own
     header = Header(sender=Flag("--as", sender), recipient=Flag("--to", recipient))
     nested: Nested = {"error_details": (ErrorDetails, details)}
     _spoken(Escalation, {}, header, given, token=token, settings=settings, as_json=as_json, nested=nested)

@@ -12,12 +12,14 @@
 --       an envelope is its head, ID, task, body, and what the head announces, a token or record and the source. The
 --       head is the same for many envelopes, and looked at once in a call: "event sender recipient", then, where that
 --       is not all, "with": "t" for a token, "d" for that of the unit's delivery, "=" for the record that the task
---       must have, "-" for none of them; then, where anything is other than usual, "priority form sourced origin
---       parent root deadline review", "-" for what is empty
+--       must have, "-" for none of them, and a "$" behind it where money is announced; then, where anything is other
+--       than usual, "priority form sourced origin parent root deadline review", "-" for what is empty. What is
+--       announced of money, as money.lua says, stands behind the token or record
 -- Reply for each unit its positions, one word each, where all of it was appended; else one array, with for each of its
 --       envelopes one of:
 --       {"appended", position}   {"repeated", position}   {"other", position}   {"skipped"}
---       {"lifecycle"|"fenced"|"held"|"recipient"|"unknown"|"moved", what the task is}
+--       {"lifecycle"|"fenced"|"held"|"recipient"|"unknown"|"reserved"|"moved", what the task is}
+--       {"budget", account, period, span, cap, committed, held, asked}   {"uncounted"}
 --       or, where its delivery is not what the unit says: {"fenced"|"open"|"moved", what the task is}, not nested
 --       what the task is: state, delegator, assignee, coordinator, token, lease, consumer
 --
@@ -38,24 +40,30 @@ local RULES, WORK, TO_ASSIGNEE = "--[[RULES]]", "--[[WORK]]", "--[[TO_ASSIGNEE]]
 -- refused after some of it was planned; `spent` are the deliveries, and the lists of parked ones, that earlier units of
 -- this call have moved already.
 local found, tasks, seen, undo, kept, spent, seldom = nil, nil, nil, nil, nil, nil, nil
+-- Whether money is announced in this call, or something that may end a hold.
+local pays, closes = false, false
 
 -- What the head of an envelope says: SIZE is the number of its arguments; KNOWN, whether its recipient was sent
--- anything before; PLAIN, whether all is as usual. In a call with several envelopes it keeps the rule for each state.
--- Places: EVENT SENDER RECIPIENT WITH SIZE KIND WORKS ADDRESSED INBOX KNOWN PLAIN
+-- anything before; PLAIN, whether all is as usual; MONEY, where what it announces of money stands. In a call with
+-- several envelopes it keeps the rule for each state.
+-- Places: EVENT SENDER RECIPIENT WITH SIZE KIND WORKS ADDRESSED INBOX KNOWN PLAIN MONEY
 -- and on: PRIORITY FORM SOURCED ORIGIN PARENT ROOT DEADLINE REVIEWED
 local function read_head(line)
   local event, sender, recipient, with, more = match(line, "^(%S+) (%S+) (%S+) ?(%S*) ?(.*)$")
   local word = "|" .. event .. "|"
   local works, addressed = sender ~= "@bus" and find(WORK, word, 1, true), find(TO_ASSIGNEE, word, 1, true)
+  local tells, kind = with ~= "" and match(with, "^(.)%$$"), match(event, "^%a+")
+  with = tells or with
   local size, inbox = (with == "t" or with == "=") and 5 or 4, prefix .. "inbox:" .. recipient .. ":"
-  local kind = match(event, "^%a+")
+  local at = tells and size
+  if tells then size = size + 1 end
   if more == "" then
-    return { event, sender, recipient, with, size, kind, works, addressed, inbox .. "normal", false, true, "normal",
+    return { event, sender, recipient, with, size, kind, works, addressed, inbox .. "normal", false, true, at, "normal",
              "json", "0", "-", "-", "-", "-", "1" }
   end
   local priority, form, sourced = match(more, "^(%S+) (%S+) (%S+)")
   if sourced == "1" then size = size + 1 end
-  return { event, sender, recipient, with, size, kind, works, addressed, inbox .. priority, false, false,
+  return { event, sender, recipient, with, size, kind, works, addressed, inbox .. priority, false, false, at,
            match(more, "^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)$") }
 end
 
@@ -74,7 +82,9 @@ local function decide(base, head, task, move, position)
   local event, sender, recipient, with = head[EVENT], head[SENDER], head[RECIPIENT], head[WITH]
   local before_it, works = task[STATE], head[WORKS]
   local new, by_hand = before_it == "", works
-  if new and event ~= "delegation" then return nil, seldom().refused("unknown", task) end
+  if new and event ~= (name == "budget" and "budget:cap" or "delegation") then
+    return nil, seldom().refused(event == "delegation" and "reserved" or "unknown", task)
+  end
   if with == "=" then
     by_hand = false
     local is_known = not task[LAST] and call("HGET", index, task[KEY]) == ARGV[base + 4]
@@ -91,9 +101,12 @@ local function decide(base, head, task, move, position)
     rule = { match(RULES, "^(%S+) (%S+) (%d) (%d) (%d) ([^|]*)", before + 1) }
     if seen then head[before_it] = rule end
   end
-  local to, ends, roles, records = rule[TO], rule[ENDS], rule[ROLES], head[KIND] == "parking"
+  local to, ends, roles, kind = rule[TO], rule[ENDS], rule[ROLES], head[KIND]
+  local parks = kind == "parking"
+  local records = parks or kind == "budget"
+  if to == "-" then to = before_it end
   -- What is told of deliveries is what becomes of them in this very step.
-  if records and not (move and move.name == name and find(move.tells or "", "|" .. event .. "|", 1, true)) then
+  if parks and not (move and move.name == name and find(move.tells or "", "|" .. event .. "|", 1, true)) then
     return nil, seldom().refused("lifecycle", task)
   end
   if roles ~= "anyone" and not (roles == "assignee" and sender == task[ASSIGNEE])
@@ -108,6 +121,12 @@ local function decide(base, head, task, move, position)
   if by_hand and task[LEASE] ~= "0" and tonumber(task[LEASE]) > seldom().now() then
     return nil, seldom().refused("held", task)
   end
+  closes = closes or (not new and kind ~= "status" and kind ~= "answer" and kind ~= "verdict")
+  if head[MONEY] then
+    local refusal = seldom().money().over(base, head, task, move)
+    if refusal then return nil, refusal end
+    pays = true
+  end
 
   if kept and undo[kept] ~= task then seldom().keep(task) end
   if rule[UNREVIEWED] ~= "-" and task[REVIEW] == "0" then to, ends = rule[UNREVIEWED], rule[UNREVIEWED_ENDS] end
@@ -118,7 +137,7 @@ local function decide(base, head, task, move, position)
   local removes = not new and not records and (old ~= "-" or task[LEASE] ~= "0")
     and ((by_hand and event ~= "status") or delivers or not stays)
   local plan = { base, head, task, false, false, "-", task[ASSIGNEE], removes and old,
-                 not new and (delivers or (by_hand and removes)), delivers, head[KIND] == "parking" and move,
+                 not new and (delivers or (by_hand and removes)), delivers, parks and move,
                  not works or by_hand, false, false, false }
   -- What settles the delivery takes it out of the inbox.
   if removes and move and old == move.delivery and task[ASSIGNEE] == move.head.agent then plan[OLD] = false end
@@ -247,16 +266,24 @@ function seldom()
   end
 
 --[[UNITS]]
+  local money_used
+  local function money()
+    if money_used then return money_used end
+--[[MONEY]]
+    money_used = { over = over, count = count }
+    return money_used
+  end
+
   seldom_used = {
     now = now, mint = mint, refused = refused, permitted = permitted, same = same, tree = tree, keep = keep,
     read_in_parts = read_in_parts, read_unit = read_unit, unit = unit, consider = consider,
-    deliver_again = deliver_again, carry_out = carry_out, set_clocks = set_clocks, remove = remove,
+    deliver_again = deliver_again, carry_out = carry_out, set_clocks = set_clocks, remove = remove, money = money,
   }
   return seldom_used
 end
 
 local replies, single = {}, nil
-if #ARGV > 1 and #ARGV <= 7 and find(ARGV[2], "^%a") then
+if #ARGV > 1 and #ARGV <= 8 and find(ARGV[2], "^%a") then
   single = read_head(ARGV[2])
   if #ARGV ~= single[SIZE] + 1 then single = nil end
 end
@@ -377,6 +404,7 @@ local function write_all()
     for _, move in ipairs(moves) do seldom().carry_out(move) end
   end
   if removes then seldom().remove() end
+  if pays or (closes and call("EXISTS", prefix .. "holds") == 1) then seldom().money().count() end
   local fields, last = {}, 0
   for i = 1, #plans do
     local plan = plans[i]

@@ -1,18 +1,18 @@
 -- Looks for what was not done in time. Whoever looks composes an escalation of each finding and appends it under the
 -- record that stands here: when the task has changed since, or somebody else was first, that is refused.
 --
--- KEYS  1 log   2 index   3 meta   4 agents   5 workers   6 deadlines   7 escalations
+-- KEYS  1 log   2 index   3 meta   4 agents   5 workers   6 deadlines   7 escalations   8 holds
 -- ARGV  1 prefix   2 interval: nothing is looked at when somebody looked since   3 acknowledge   4 lost   5 silent
 --       6 stale, all in milliseconds   7 at most so many findings of a kind   8 agents that have no workers, "|@a|@b|"
 -- Reply 1 findings: {"deadline"|"stale", task, record}   {"unacknowledged", task, record, agent, since}
 --       {"lost", task, record, agent, since, consumer}   {"behind", task, record, agent, since}
 --       {"silent", task, record, agent, since, how many wait, the ID that its escalation is to have}
---
+--         {"hold", task, record, agent, since, the line of money that is reserved for a run that is over}
 --       2 how many looks go through the longest inbox: a page at a time, from where the last look ended
 
 --[[TASK]]
 local call, match = redis.call, string.match
-local log, index, meta, agents, workers, deadlines, escalations = unpack(KEYS, 1, 7)
+local log, index, meta, agents, workers, deadlines, escalations, holds = unpack(KEYS, 1, 8)
 local prefix, interval = ARGV[1], tonumber(ARGV[2])
 local acknowledge, lost, silent, stale, most = unpack(ARGV, 3, 7)
 local PAGE = 200
@@ -89,6 +89,25 @@ local function look_behind(agent)
           find("behind", task[KEY], line, agent, since)
         end
       end
+    end
+  end
+end
+
+-- Money that is reserved for a run that is over, and no envelope has ended it: its worker was lost, or gave the work
+-- back and did not tell. What was reserved by hand, under no token, stays until somebody tells.
+local function look_at_holds()
+  local cursor = "looked:holds"
+  pages = math.max(pages, math.ceil(call("HLEN", holds) / PAGE))
+  local page = call("HSCAN", holds, call("HGET", meta, cursor) or "0", "COUNT", PAGE)
+  if page[1] == "0" then call("HDEL", meta, cursor) else call("HSET", meta, cursor, page[1]) end
+  for i = 1, #page[2], 2 do
+    local agent, since, token = match(page[2][i + 1], "^%S+ %S+ %S+ (%S+) %S+ (%d+)%S* (%S+)")
+    local task, line = record(page[2][i])
+    -- Whoever decides on an escalation holds no token; its hold ends with what it decides, or with who is asked next.
+    local decides = task and task[STATE] == "escalated" and match(task[PEOPLE], "^%S+ (%S+)") == agent
+    if task and not decides and (task[STATE] ~= "working" or (token ~= "-" and (task[TOKEN] ~= token
+      or task[LEASE] == "0" or tonumber(task[LEASE]) <= now() - lost))) then
+      findings[#findings + 1] = { "hold", page[2][i], line, agent, since, page[2][i + 1] }
     end
   end
 end
@@ -176,4 +195,5 @@ for _, agent in ipairs(call("SMEMBERS", agents)) do
     look_through(agent, last > now() - silent)
   end
 end
+look_at_holds()
 return { findings, pages }

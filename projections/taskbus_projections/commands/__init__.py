@@ -7,6 +7,7 @@ command is called, since `bus --help` loads this package for its one-line helps.
 from __future__ import annotations
 
 from taskbus_projections.commands.board import task, tasks
+from taskbus_projections.commands.budgeting import budget
 from taskbus_projections.commands.differing import diff
 from taskbus_projections.commands.folding import project, rebuild
 from taskbus_projections.commands.people import agents, escalations, gates
@@ -21,6 +22,7 @@ from taskbus_projections.commands.verifying import verify
 __all__ = [
     "agents",
     "audit",
+    "budget",
     "costs",
     "diff",
     "escalations",

@@ -46,8 +46,8 @@ def costs(
     r"""Show what models cost, and how much they used.
 
     A call without a price is unpriced: it is counted beside the sum, and never as zero. Months and days are those of
-    UTC. With a policy file, tiers are known (--by tier), and what is left of the month's caps is shown; --month names
-    another one. The running month has a forecast, which says how it is reckoned.
+    UTC. With a policy file, tiers are known (--by tier). What is left of the month's caps is shown, of those on record
+    and of the policy's; --month names another one. The running month has a forecast, which says how it is reckoned.
 
     \b
     Examples:
@@ -112,14 +112,17 @@ def _outlook(database: Database, month: str, policy: Policy | None, now: datetim
     from taskbus_projections import queries
 
     found: list[Row] = []
-    if policy is not None:
-        providers = queries.budgets(database, "provider", policy.cap, month, now)
-        agents = queries.budgets(database, "agent", policy.agent_cap, month, now)
-        for row in (*providers, *agents):
-            if row["cap_microusd"] is not None:
-                of = "provider" if "provider" in row else "agent"
-                found.append({"of": of, "name": row.pop(of), **row})
+    providers = queries.budgets(database, "provider", policy.cap if policy else _uncapped, month, now)
+    agents = queries.budgets(database, "agent", policy.agent_cap if policy else _uncapped, month, now)
+    for row in (*providers, *agents):
+        if row["cap_microusd"] is not None:
+            of = "provider" if "provider" in row else "agent"
+            found.append({"of": of, "name": row.pop(of), **row})
     return found, queries.forecast(database, month, now)
+
+
+def _uncapped(name: str) -> None:
+    del name
 
 
 def _told(asked: Asked, month: str, caps: list[Row], forecast: Forecast | None) -> None:

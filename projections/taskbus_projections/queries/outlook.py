@@ -48,9 +48,10 @@ def budgets(
 ) -> list[Row]:
     """What each provider or agent has spent in a month, with its cap, what is left, and what is to be expected.
 
-    Those that spent something in this month or the one before, or have a hold, the dearest first. `held_microusd` is
-    what the open holds of that month reserve beyond what was spent under them. `expected_microusd` is None outside the
-    running month; `left_microusd` is without what is held, below zero where a cap was exceeded, None without one.
+    Those that spent something in this month or the one before, have a hold or a cap on record, the dearest first. A cap
+    on record goes before what `cap` says, as `cap_recorded` tells. `held_microusd` is what the holds reserve that were
+    made in that month and are open. `expected_microusd` is None outside the running month; `left_microusd` is without
+    what is held, below zero where a cap was exceeded, None without one.
     """
     first = f"{_before(month)}-01"
     found = rows(
@@ -63,11 +64,12 @@ def budgets(
     )
     held = _held(database, of, month)
     nothing: Row = {"calls": 0, "unpriced_calls": 0, "cost_microusd": None}
-    found += [{of: name} | nothing for name in sorted(held.keys() - {row[of] for row in found})]
+    recorded = _recorded(database, of)
+    found += [{of: name} | nothing for name in sorted((held.keys() | recorded.keys()) - {row[of] for row in found})]
     budgets: list[Row] = []
     for row in found:
         name: str = row[of]
-        limit, spent = cap(name), row["cost_microusd"]
+        limit, spent = recorded[name] if name in recorded else cap(name), row["cost_microusd"]
         coming = forecast(database, month, now, of=(of, name))
         budgets.append(
             row
@@ -75,6 +77,7 @@ def budgets(
                 "calls": int(row["calls"]),
                 "unpriced_calls": int(row["unpriced_calls"]),
                 "cap_microusd": limit,
+                "cap_recorded": name in recorded,
                 "held_microusd": held.get(name, 0),
                 "left_microusd": None if limit is None else limit - (spent or 0) - held.get(name, 0),
                 "expected_microusd": coming.microusd if coming else None,
@@ -116,15 +119,25 @@ def forecast(
 
 
 def _held(database: Database, of: Literal["provider", "agent"], month: str) -> dict[str, int]:
-    """What open holds of a month reserve, without what was spent under them: that stands in the ledger already."""
-    left = summed("max(0, microusd - coalesce(cost_microusd, 0))")
+    """What holds that were made in a month and are open reserve, by name."""
     found = rows(
         database,
-        f"SELECT coalesce({of}, '') AS name, {left} AS held FROM holds "  # noqa: S608 - our own words
-        "WHERE state = 'open' AND opened >= ? AND opened < ? GROUP BY 1 HAVING held > 0",
-        (f"{month}-01", f"{month}-32"),
+        "SELECT substr(account, ?) AS name, held_microusd AS held FROM accounts "
+        "WHERE span = ? AND period = 'month' AND account GLOB ? AND held_microusd > 0",
+        (len(of) + 2, month, f"{of}:*"),
     )
     return {row["name"]: row["held"] for row in found}
+
+
+def _recorded(database: Database, of: Literal["provider", "agent"]) -> dict[str, int | None]:
+    """The caps by month that a human has decided on, by name; None for the decision that there is none."""
+    found = rows(
+        database,
+        "SELECT substr(account, ?) AS name, microusd, max(n) FROM cap_decisions "
+        "WHERE account >= ? AND account < ? AND period = 'month' GROUP BY account",
+        (len(of) + 2, f"{of}:", f"{of};"),
+    )
+    return {row["name"]: row["microusd"] for row in found}
 
 
 def _spent(database: Database, first: str, last: str, of: tuple[str, str] | None) -> int:

@@ -241,6 +241,18 @@ def _budgets(database: Database, month: str, policy: Policy | None, now: datetim
         "month": month,
         "providers": providers,
         "agents": [row for row in agents if row["cap_microusd"] is not None],
+        "decisions": rows(
+            database,
+            "SELECT decided, decided_by, account, period, microusd, reason FROM cap_decisions "
+            "WHERE decided >= ? AND decided < ? ORDER BY n DESC LIMIT ?",
+            (f"{month}-01", f"{month}-32", LISTED),
+        ),
+        "warnings": rows(
+            database,
+            "SELECT warned, account, span, cap_microusd, committed_microusd, held_microusd FROM budget_warnings "
+            "WHERE warned >= ? AND warned < ? ORDER BY n DESC LIMIT ?",
+            (f"{month}-01", f"{month}-32", LISTED),
+        ),
         "expected_microusd": coming.microusd if coming else None,
         "method": coming.method if coming else None,
     }

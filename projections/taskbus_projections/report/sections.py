@@ -193,7 +193,7 @@ def _quality(facts: Row) -> Section | None:
 def _costs(facts: Row) -> Section | None:
     found, budgets = facts["spending"], facts["budgets"]
     total = found["total"]
-    if not total["calls"]:
+    if not (total["calls"] or budgets["decisions"] or budgets["providers"]):
         return None
     lines = [f"{plural(total['calls'], 'call')}: {money(total)}."]
     if budgets["expected_microusd"] is not None:
@@ -211,6 +211,8 @@ def _costs(facts: Row) -> Section | None:
     grids = [
         *grid(f"provider|{capped}", _budgets(budgets["providers"], "provider"), title=f"Providers in {month}"),
         *grid(f"agent|{capped}", _budgets(budgets["agents"], "agent"), title=f"Agents with a cap in {month}"),
+        *grid("account|per|#cap|by|when|why", _decisions(budgets["decisions"]), title=f"Caps decided on in {month}"),
+        *grid("account|in|#cap|#used|when", _warnings(budgets["warnings"]), title=f"Caps nearly used up in {month}"),
         *_spent(found["tiers"], "tier", lambda row: row["tier"] or "no tier"),
         *_spent(found["models"], "model", lambda row: f"{row['provider']}/{row['model']}"),
         *_spent(found["agents"], "agent", lambda row: row["agent"]),
@@ -234,6 +236,33 @@ def _budgets(rows: Sequence[Row], of: str) -> list[tuple[str, ...]]:
             )
         )
     return found
+
+
+def _decisions(rows: Sequence[Row]) -> list[tuple[str, ...]]:
+    return [
+        (
+            row["account"],
+            row["period"],
+            "none" if row["microusd"] is None else rounded(row["microusd"]),
+            row["decided_by"],
+            row["decided"],
+            row["reason"] or "",
+        )
+        for row in rows
+    ]
+
+
+def _warnings(rows: Sequence[Row]) -> list[tuple[str, ...]]:
+    return [
+        (
+            row["account"],
+            row["span"],
+            rounded(row["cap_microusd"]),
+            rounded((row["committed_microusd"] or 0) + (row["held_microusd"] or 0)),
+            row["warned"],
+        )
+        for row in rows
+    ]
 
 
 def _spent(rows: Sequence[Row], title: str, name: Callable[[Row], str]) -> list[Grid]:
