@@ -1,0 +1,124 @@
+"""`bus plan` as a user calls it: check, show, run and resume, with their exit codes."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+ONE = '[steps.a]\ngoal = "do a"\nagent = "@kilo"\n'
+AGENT = (sys.executable, "-c", """print('{"status": "success", "description": "made a"}')""")
+
+
+def read_until(process, word: str) -> None:
+    """Read what a command says until it has said this."""
+    said = ""
+    while word not in said:
+        line = process.stderr.readline()
+        assert line, said
+        said += line
+
+
+@pytest.fixture
+def plan(tmp_path):
+    """Writes the plan release.toml."""
+
+    def write(text: str) -> str:
+        (tmp_path / "release.toml").write_text(text, encoding="utf-8")
+        return "release.toml"
+
+    return write
+
+
+@pytest.fixture
+def kilo(run_bus):
+    """A worker of @kilo, as `bus agent run` starts it."""
+    process = run_bus.start("agent", "run", "@kilo", "--", *AGENT)
+    yield process
+    process.terminate()
+    process.communicate()
+
+
+def test_a_plan_is_checked_without_a_server(run_bus, plan):
+    """A good plan shows who does what; a bad one ends with 1 and names each line; so does one that nobody can do."""
+    away = {"BUS_URL": "redis://127.0.0.1:1/0"}
+    done = run_bus("plan", "check", plan(ONE), env=away)
+    assert (done.code, "@kilo" in done.stdout) == (0, True)
+    done = run_bus("plan", "check", plan(ONE + 'after = ["b"]\nretires = 1\n'), env=away)
+    assert done.code == 1
+    assert "release.toml, line 1: a stands after 'b'" in done.stderr
+    assert "release.toml, line 5: unknown key" in done.stderr
+    done = run_bus("plan", "check", plan('[steps.a]\ngoal = "x"\n'), "--json", env=away)
+    assert (done.code, done.json()["valid"]) == (1, False)
+    assert "a has no agent" in done.json()["mistakes"][0]
+
+
+def test_a_plan_runs_to_its_report(run_bus, plan, kilo):
+    """The report is on stdout, what happens on stderr; the graph has the states; a second run has the next number."""
+    done = run_bus("plan", "run", plan(ONE))
+    assert done.code == 0, done.stderr
+    assert "Run release.1 of the plan release: success" in done.stdout
+    assert "made a" in done.stdout
+    assert "a: → @kilo" in done.stderr
+    shown = run_bus("plan", "show", "release.toml")
+    assert "✓ a" in shown.stdout
+    assert run_bus("plan", "show", "release.1", "--mermaid").stdout.startswith("flowchart TD")
+    assert run_bus("plan", "show", "release.1", "--dot").stdout.startswith("digraph")
+    again = run_bus("plan", "run", "release.toml", "--json")
+    assert (again.json()["run"], again.json()["state"], again.json()["steps"][0]["state"]) == (
+        *("release.2", "accepted", "done"),
+    )
+    assert run_bus("plan", "resume", "release.1").code == 0
+
+
+def test_a_run_that_takes_too_long_stays_open(run_bus, plan):
+    """--timeout ends the command with 6 and names the agent that is missing; resume finishes when it is there."""
+    done = run_bus("plan", "run", plan(ONE), "--timeout", "1s", "--lease", "1")
+    assert done.code == 6
+    assert "No worker of @kilo is there" in done.stderr
+    assert "bus plan resume release.1" in done.stderr
+    worker = run_bus.start("agent", "run", "@kilo", "--", *AGENT)
+    try:
+        done = run_bus("plan", "resume", "release.toml", "--lease", "1")
+    finally:
+        worker.terminate()
+        worker.communicate()
+    assert (done.code, "made a" in done.stdout) == (0, True), done.stderr
+
+
+def test_a_person_approves_with_bus_answer(run_bus, plan, kilo):
+    """The question says how it is answered, and the answer lets the plan go on."""
+    text = ONE + '[gates.ok]\nafter = ["a"]\napproval = "Ship it?"\n'
+    process = run_bus.start("plan", "run", plan(text))
+    read_until(process, "bus answer release.1.ok")
+    assert run_bus("answer", "release.1.ok", "yes, ship it").code == 0
+    stdout, _ = process.communicate(timeout=30)
+    assert (process.returncode, "yes, ship it" in stdout) == (0, True)
+
+
+def test_ctrl_c_leaves_the_run_to_the_next(run_bus, plan):
+    """An interrupted command ends with 130 and says how to go on; a cancelled run ends with 1."""
+    process = run_bus.start("plan", "run", plan(ONE), "--lease", "1")
+    read_until(process, "a: → @kilo")
+    process.send_signal(2)
+    _, stderr = process.communicate()
+    assert (process.returncode, "bus plan resume release.1" in stderr) == (130, True)
+    assert run_bus("cancel", "release.1", "not today").code == 0
+    done = run_bus("plan", "resume", "release.1")
+    assert done.code == 1
+    assert run_bus("delegate", "@kilo", "again", "--task", "release.1.a").code == 4  # it has ended
+
+
+def test_detached_and_unknown_runs(run_bus, plan):
+    """--detach prints the run and leaves it; what never ran is not found; another task is no run."""
+    done = run_bus("plan", "run", plan(ONE), "--detach")
+    assert (done.code, done.stdout) == (0, "release.1\n")
+    assert run_bus("plan", "resume", "release.7").code == 3
+    assert run_bus("plan", "resume", "nothing.toml").code == 2
+    assert run_bus("plan", "run", "release.toml", "--detach").stdout == "release.1\n"
+    edited = run_bus("plan", "run", plan(ONE + 'title = "A"\n'), "--detach")
+    assert edited.code == 4
+    assert "earlier version" in edited.stderr
+    run_bus("delegate", "@kilo", "mine", "--task", "other.1")
+    (run_bus.folder / "other.toml").write_text(ONE)
+    assert run_bus("plan", "run", "other.toml", "--detach").code == 4
