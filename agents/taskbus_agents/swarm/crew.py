@@ -1,0 +1,187 @@
+"""One process of a swarm: the workers of some agents, all in one event loop.
+
+`python -m taskbus_agents.swarm.crew` reads its order from stdin, and works until that ends or a signal comes: the
+first lets every worker finish within the grace, the second ends everything at once. It tells what happens on stdout,
+as `taskbus_agents.swarm.lines` has it. Where the bus is stands in its environment, as for every command.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import anyio
+import msgspec
+from anyio import to_thread
+
+from taskbus.client import Bus
+from taskbus.errors import ConfigurationError, NotFound, TaskbusError, Unavailable
+from taskbus.settings import Settings
+from taskbus_agents import registry
+from taskbus_agents.handlers import handler
+from taskbus_agents.runner import Runner
+from taskbus_agents.swarm.lines import USAGE, Broken, Incident, Line, Order, Ready, Settled, Started
+from taskbus_agents.tally import Timed
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from taskbus.work import Work
+    from taskbus.worker import Worker
+    from taskbus_agents import tally
+    from taskbus_agents.definition import Definition
+
+SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_AWAY: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Mate:
+    """One agent of the crew: its worker, and what runs its programs."""
+
+    worker: Worker
+    runner: Runner
+
+
+def tell(line: Line) -> None:
+    """Print a line, at once. That nobody reads any more is told by the end of stdin."""
+    rest = memoryview(msgspec.json.encode(line) + b"\n")
+    with suppress(BrokenPipeError):
+        while rest:
+            rest = rest[os.write(1, rest) :]
+
+
+async def work(order: Order, settings: Settings) -> int:
+    """Work for the agents of an order until the end of stdin or a signal; the exit code.
+
+    Raises Unavailable when the server cannot be used at the start.
+    """
+    known = registry.read(settings)
+    mates: dict[str, Mate] = {}
+    with anyio.open_signal_receiver(*SIGNALS) as signals:
+        async with AsyncExitStack() as stack, anyio.create_task_group() as group:
+            bus = await stack.enter_async_context(Bus.connect(settings=settings))
+            for name in order.agents:
+                try:
+                    definition = known.find(name)
+                    mates[name] = await _mate(definition, bus, settings, order, stack, known)
+                except (ConfigurationError, NotFound) as error:
+                    tell(Broken(agent=name, text=error.message))
+            if mates:
+                group.start_soon(_obey, signals, list(mates.values()), group.cancel_scope)
+                group.start_soon(_listen, list(mates.values()))
+                tell(Ready(agents=tuple(mates)))
+                async with anyio.create_task_group() as working:
+                    for mate in mates.values():
+                        working.start_soon(mate.worker.run)
+            group.cancel_scope.cancel()
+    return 0 if mates else USAGE
+
+
+async def _mate(
+    definition: Definition,
+    bus: Bus,
+    settings: Settings,
+    order: Order,
+    stack: AsyncExitStack,
+    known: Mapping[str, Definition],
+) -> Mate:
+    name = definition.name
+    runner = await stack.enter_async_context(Runner(timeout=definition.timeout, silence=definition.silence))
+
+    def incident(text: str) -> None:
+        tell(Incident(agent=name, text=text))
+
+    def started(work: Work) -> None:
+        tell(Started(agent=name, task=work.delivery.task, type=work.envelope.type))
+
+    agent = handler(definition, bus=bus, runner=runner, settings=settings, known=known)
+    timed = Timed(replace(agent, on_start=started, on_incident=incident), _settled)
+    worker = bus.worker(
+        name,
+        timed,
+        on_incident=incident,
+        on_settled=timed.settled,
+        lease=definition.lease,
+        concurrency=definition.concurrency,
+        attempts=definition.attempts,
+        hard_limit=definition.hard_limit,
+        grace=order.grace,
+        supervision=settings.supervision,
+    )
+    return Mate(worker, runner)
+
+
+def _settled(settled: tally.Settled) -> None:
+    tell(
+        Settled(
+            agent=settled.agent,
+            task=settled.task,
+            received=settled.received,
+            result=settled.result,
+            outcome=settled.outcome,
+            seconds=settled.seconds,
+            message=settled.message,
+        )
+    )
+
+
+async def _obey(signals: AsyncIterator[signal.Signals], mates: list[Mate], scope: anyio.CancelScope) -> None:
+    await anext(signals)
+    _stop(mates)
+    await anext(signals)
+    for mate in mates:
+        mate.runner.kill()
+    scope.cancel()
+
+
+async def _listen(mates: list[Mate]) -> None:
+    """Stop at the end of stdin: the swarm is gone."""
+    await to_thread.run_sync(partial(_end_of, sys.stdin.fileno()), abandon_on_cancel=True)
+    _stop(mates)
+
+
+def _end_of(stream: int) -> None:
+    while os.read(stream, 4096):
+        pass
+
+
+def _stop(mates: list[Mate]) -> None:
+    for mate in mates:
+        mate.worker.stop()
+
+
+def _order() -> Order:
+    """The first line of stdin, read byte by byte, so that nothing behind it is lost in a buffer."""
+    read = b""
+    while not read.endswith(b"\n"):
+        piece = os.read(sys.stdin.fileno(), 1)
+        if not piece:
+            sys.exit(0)  # whoever wanted a crew is gone
+        read += piece
+    return msgspec.json.decode(read, type=Order)
+
+
+def main() -> None:
+    """Read the order, and carry it out."""
+    order = _order()
+    try:
+        code = anyio.run(work, order, Settings.load())
+    except* TaskbusError as errors:
+        first = errors.exceptions[0]
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        tell(Incident(text=str(first)))
+        code = _AWAY if isinstance(first, Unavailable) else USAGE
+    # Without waiting for the thread that reads stdin.
+    sys.stdout.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

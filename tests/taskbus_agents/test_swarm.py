@@ -1,0 +1,269 @@
+"""`bus swarm`: the workers of many agents, started, started again and ended as processes."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from collections import Counter
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from taskbus.errors import ConfigurationError
+from taskbus_agents.swarm import terms
+from taskbus_agents.swarm.board import Board
+from taskbus_agents.swarm.lines import Broken, Incident, Ready, Settled, Started
+from taskbus_agents.swarm.swarm import Crew, shared_out
+
+SCRIPT = """
+import json, pathlib, sys, time
+goal = [json.loads(line) for line in sys.stdin][0]["payload"]["goal"]
+word, _, seconds = goal.partition(" ")
+pathlib.Path("begun").write_text("")
+if word == "sleep":
+    time.sleep(float(seconds))
+if word == "fail":
+    sys.exit(3)
+print(json.dumps({"status": "success", "description": "done"}))
+"""
+POLICY = '[swarm]\nagents = ["@*"]\nprocesses = 2\ngrace = "20s"\n'
+
+
+class Stage:
+    """A project with some agents, and the swarms that run on it."""
+
+    def __init__(self, run_bus, folder: Path) -> None:
+        self.run_bus = run_bus
+        self.folder = folder
+        (folder / "agents").mkdir()
+        (folder / "agent.py").write_text(SCRIPT)
+        words = json.dumps([sys.executable, str(folder / "agent.py")])
+        defaults = f'adapter = "command"\ncommand = {words}\nlease = "1s"\n'
+        (folder / "bus.toml").write_text(f'agent_folders = ["agents"]\n[agent_defaults]\n{defaults}')
+        self.policy = folder / "policy.toml"
+        self.policy.write_text(POLICY)
+
+    def define(self, *names: str, more: str = "") -> None:
+        """Write the files of agents."""
+        for name in names:
+            (self.folder / "agents" / f"{name}.md").write_text(f"---\nname: {name}\n{more}---\nDo it.\n")
+
+    def delegate(self, name: str, goal: str, task: str) -> None:
+        """Delegate a task that needs no review."""
+        done = self.run_bus("delegate", f"@{name}", goal, "--task", task, "--no-review")
+        assert done.code == 0, done.stderr
+
+    def state(self, task: str) -> str:
+        """What became of a task."""
+        return self.run_bus("task", task, "--json").json()["task"]["state"]
+
+    @contextmanager
+    def up(self, *words: str):
+        """Run a swarm, and end what is left of it."""
+        process = self.run_bus.start("swarm", "up", self.policy, "--json", *words)
+        try:
+            yield Running(process)
+        finally:
+            process.kill()
+            process.communicate()
+
+
+class Running:
+    """A swarm that runs, and the lines that it prints."""
+
+    def __init__(self, process) -> None:
+        self.process = process
+        self.seen: list[dict] = []
+
+    def until(self, count: int = 1, **wanted) -> dict:
+        """Read lines until so many were like this; the last of them."""
+        for text in self.process.stdout:
+            told = json.loads(text)
+            self.seen.append(told)
+            if wanted.items() <= told.items():
+                count -= 1
+                if count == 0:
+                    return told
+        pytest.fail(f"the swarm ended without {wanted}: {self.seen}\n{self.process.stderr.read()}")
+
+    @property
+    def crews(self) -> list[psutil.Process]:
+        """The processes of its crews."""
+        children = psutil.Process(self.process.pid).children()
+        return [each for each in children if "taskbus_agents.swarm.crew" in each.cmdline()]
+
+    def end(self) -> int:
+        """End it by a signal; its exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        self.seen += [json.loads(text) for text in self.process.stdout]
+        return self.process.wait(30)
+
+
+@pytest.fixture
+def stage(run_bus, tmp_path):
+    """A project without agents."""
+    return Stage(run_bus, tmp_path)
+
+
+def gone(processes, seconds=10.0):
+    """Whether all of them end within a time."""
+    return not psutil.wait_procs(processes, timeout=seconds)[1]
+
+
+def test_agents_of_a_folder_work_together_and_end_together(stage):
+    """Each agent of the folder does its task; a signal ends all, and no process is left."""
+    names = ["a", "b", "c", "d", "e"]
+    stage.define(*names)
+    for name in names:
+        stage.delegate(name, "go", f"of-{name}")
+    with stage.up() as swarm:
+        swarm.until(count=5, event="settled", result="succeeded")
+        crews = swarm.crews
+        below = [each for crew in crews for each in crew.children(recursive=True)]
+        assert len(crews) == 2
+        assert swarm.end() == 0
+    assert gone(crews + below)
+    assert {told["agent"] for told in swarm.seen if told["event"] == "settled"} == {f"@{name}" for name in names}
+
+
+def test_a_crew_that_dies_comes_back_and_its_work_is_done_once(stage):
+    """Killed in the middle of a task, it is started again, and the task completed by the next try."""
+    stage.define("a", "b")
+    with stage.up() as swarm:
+        swarm.until(count=2, event="ready")
+        stage.delegate("a", "sleep 2", "t")
+        swarm.until(event="started", task="t")
+        (crew,) = [each for each in swarm.crews if each.children(recursive=True)]
+        below = crew.children(recursive=True)
+        crew.kill()
+        assert gone(below)
+        assert "SIGKILL" in swarm.until(event="incident")["text"]
+        swarm.until(event="settled", task="t", result="succeeded")
+        assert swarm.end() == 0
+    log = stage.run_bus("replay", "--json").lines()
+    assert Counter(each["envelope"]["type"] for each in log)["completion"] == 1
+
+
+def test_crews_end_when_the_swarm_is_killed(stage):
+    """Nobody is left to end them, so they end by themselves: after what they have in hand."""
+    stage.define("a", "b")
+    with stage.up() as swarm:
+        swarm.until(count=2, event="ready")
+        stage.delegate("a", "sleep 1", "t")
+        swarm.until(event="started", task="t")
+        crews = swarm.crews
+        swarm.process.kill()
+        assert gone(crews, 20.0)
+    assert stage.state("t") == "accepted"
+
+
+def test_a_second_signal_ends_everything_at_once(stage):
+    """What was in hand is handed back, and not waited for."""
+    stage.define("a")
+    with stage.up() as swarm:
+        swarm.until(event="ready")
+        stage.delegate("a", "sleep 600", "t")
+        swarm.until(event="started", task="t")
+        below = psutil.Process(swarm.process.pid).children(recursive=True)
+        swarm.process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)  # the two must not be seen as one
+        began = time.monotonic()
+        swarm.end()
+        assert time.monotonic() - began < 15  # the grace is 20
+    assert gone(below)
+    assert stage.state("t") == "working"
+
+
+def test_an_agent_that_cannot_be_run_stops_no_other(stage):
+    """What is wrong with it is told once, and the others work."""
+    stage.define("good")
+    stage.define("bad", more="permission: bypass\nadapter: claude\n")
+    stage.delegate("good", "go", "t")
+    with stage.up("--processes", "1") as swarm:
+        broken = swarm.until(event="broken", agent="@bad")
+        assert "permission" in broken["text"]
+        swarm.until(event="settled", task="t", result="succeeded")
+        assert swarm.end() == 0
+
+
+def test_a_swarm_of_nothing_but_what_cannot_be_run_ends(stage):
+    """Trying again would change nothing: it ends with 1, and says why."""
+    stage.define("bad", more="permission: bypass\nadapter: claude\n")
+    with stage.up() as swarm:
+        swarm.until(event="broken", agent="@bad")
+        assert swarm.process.wait(30) == 1
+
+
+def test_two_machines_run_parts_of_one_policy(stage):
+    """Each works for the agents that it was told, and for no others."""
+    stage.define("front-a", "front-b", "back-a")
+    for name in ("front-a", "front-b", "back-a"):
+        stage.delegate(name, "go", f"of-{name}")
+    with stage.up("--only", "front-*") as front, stage.up("--without", "@front-*") as back:
+        front.until(count=2, event="settled", result="succeeded")
+        back.until(event="settled", agent="@back-a", result="succeeded")
+        assert (front.end(), back.end()) == (0, 0)
+    assert {told["agent"] for told in front.seen if told["event"] == "settled"} == {"@front-a", "@front-b"}
+
+
+def test_nobody_to_work_for_is_an_error(stage):
+    """Patterns that match no agent end it before anything is started."""
+    stage.define("a")
+    done = stage.run_bus("swarm", "up", stage.policy, "--only", "@nobody")
+    assert done.code == 3
+    assert "bus agents list" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        ("[swarm]\nagents = 3\n", 2, "a list of texts"),
+        ('[swarm]\nagents = ["@a b"]\n', 2, "the name of an agent"),
+        ("[swarm]\nprocesses = 0\n", 2, "a whole number from 1"),
+        ('[swarm]\n\ngrace = "soon"\n', 3, "grace"),
+        ("[swarm]\nprocess = 1\n", 2, "Did you mean `swarm.processes`"),
+    ],
+)
+def test_mistakes_in_the_policy_are_told_with_their_line(tmp_path, text, line, words):
+    """File, line and key, and what would be right."""
+    file = tmp_path / "policy.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigurationError) as raised:
+        terms.read(file)
+    assert f"{file}, line {line}" in raised.value.message
+    assert words in f"{raised.value.message} {raised.value.advice}"
+
+
+def test_agents_are_shared_out_evenly():
+    """As many shares as processes, none empty, sizes at most one apart."""
+    assert shared_out([], 4) == []
+    assert shared_out(["a"], 4) == [("a",)]
+    shares = shared_out([f"{n:02}" for n in range(47)], 4)
+    assert sorted(each for share in shares for each in share) == [f"{n:02}" for n in range(47)]
+    assert {len(share) for share in shares} == {11, 12}
+
+
+def test_the_board_says_what_everybody_does():
+    """Work, its end, what cannot be run, and a crew that died are each seen in the rows."""
+    crew = Crew(("@a", "@b"))
+    board = Board(["@a", "@b", "@c"])
+    board.hear(crew, Ready(agents=("@a", "@b")))
+    board.hear(crew, Started(agent="@a", task="t", type="delegation"))
+    board.hear(Crew(("@c",)), Broken(agent="@c", text="It has no command."))
+    assert [row.state for row in board.rows.values()] == ["working", "idle", "broken"]
+    board.hear(crew, Settled(agent="@a", task="t", received="delegation", result="failed", message="no luck"))
+    assert (board.rows["@a"].state, board.rows["@a"].last) == ("idle", "failed: no luck")
+    assert board.counts == {"failed": 1}
+    crew.again = 12.0
+    board.note(crew, 10.5)
+    board.hear(crew, Incident(text="odd", agent="@b"))
+    assert board.rows["@a"].state == "restarting"
+    assert "2 s" in board.rows["@a"].last
+    assert board.rows["@b"].last == "odd"
+    crew.is_over = True
+    board.note(crew, 11.0)
+    assert board.rows["@a"].state == "ended"
