@@ -22,6 +22,21 @@ if TYPE_CHECKING:
     from tests.servers import Server
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Know the option for tests with real agents' programs, which cost minutes and gigabytes."""
+    parser.addoption(
+        "--real-clis",
+        action="store_true",
+        help="install real agents' programs into .real-clis/, and run the tests with them alone",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """With --real-clis and no paths, run the tests with real programs and no others."""
+    if config.getoption("real_clis") and config.args_source is not pytest.Config.ArgsSource.ARGS:
+        config.args[:] = [str(config.rootpath / "tests" / "agents" / "real")]
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     """The library's client is asyncio only."""

@@ -192,7 +192,8 @@ async def _choose(model: str, agent: acp.ClientSideConnection, opened: schema.Ne
                 await agent.set_config_option(config_id=option.id, session_id=opened.session_id, value=model)
             tell(Told(event="model", model=model))
             return
-        tell(Told(event="model", message=f"{model} is not offered: {', '.join(offered[:20])}"))
+        runs = option.current_value
+        tell(Told(event="model", model=runs, message=f"{model} is not offered: {', '.join(offered[:20])}"))
         return
     tell(Told(event="model", message="The agent offers no choice of models."))
 

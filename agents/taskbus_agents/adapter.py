@@ -32,7 +32,8 @@ class Job:
 
     `home` is a folder for this run alone, outside of `folder`, for whatever the program needs to be told in files;
     with a private home it is the program's HOME too. `limit` is the money reserved for the run, in microdollars,
-    `timeout` its time in seconds; programs that can keep to such limits themselves are told.
+    `timeout` its time in seconds; programs that can keep to such limits themselves are told. `key` is what stands in
+    the variable that the definition names for it.
     """
 
     prompt: str
@@ -41,13 +42,15 @@ class Job:
     definition: Definition
     limit: int | None = None
     timeout: float | None = None
+    key: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
     """How a program is started: `environment` comes on top of the worker's own, None removes a variable; `files` are
     written first, by their absolute path, with their bytes; `reads` are files that are handed to the report after
-    the run, by their name in it, as globs below the program's HOME or absolute paths.
+    the run, by their name in it, as globs below the program's HOME or absolute paths. `litter` are files that the
+    program leaves in the working folder for itself, as globs relative to it: nobody's work.
     """
 
     command: tuple[str, ...]
@@ -55,6 +58,7 @@ class Launch:
     stdin: bytes = b""
     files: Mapping[Path, bytes] = field(default_factory=dict["Path", bytes])
     reads: Mapping[str, str] = field(default_factory=dict[str, str])
+    litter: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,36 +8,35 @@ from __future__ import annotations
 
 import os
 import sysconfig
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING
 
-import anyio
 import anyio.to_thread
+from msgspec import structs
 
-from taskbus.envelope import MAX_BYTES
-from taskbus.errors import NotFound, Permanent, TimedOut, Unavailable
-from taskbus.lifecycle import DELIVERED
-from taskbus_agents import outcome, retry, talk
+from taskbus.codec import Document, document
+from taskbus.envelope import MAX_BYTES, Completion, QualityGates
+from taskbus_agents import evidence, outcome, retry, talk
+from taskbus_agents.checks import Seen, is_runnable
+from taskbus_agents.coordination import Office, further, settling
 from taskbus_agents.folders import Files, Folders, Printed
 from taskbus_agents.outcome import Words
+from taskbus_agents.taken import answered, asks_for_work, begun, going, is_ours, lines_to, place_of, stands
+from taskbus_agents.workspace import COMPLETION_FILE, Changes, Workspace
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from taskbus.client import Bus
-    from taskbus.codec import Document
     from taskbus.work import Work
+    from taskbus_agents.checks import Checks
     from taskbus_agents.runner import Ended, Runner
+    from taskbus_agents.taken import Begun
+    from taskbus_agents.workspace import Workspaces
 
-COMPLETION_FILE: Final = "completion.json"
-"""Where an agent may leave its outcome, in its working folder."""
-_LONGEST_LINE: Final = 65_536
-_PAUSE: Final = 0.5
-_T = TypeVar("_T")
-WORK: Final = frozenset({"delegation", "answer", "verdict"})
-"""The messages that begin or continue an assignee's work; all others only inform."""
+
+_OF_ANOTHER = frozenset({"BUS_PREVIOUS", "BUS_TOKEN", "BUS_COORDINATOR", "BUS_TEAM"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +44,26 @@ class CommandAgent:
     """A handler that runs `command` for each delivery; `environment` is what it finds besides the variables of
     its delivery.
 
-    `on_start` is told of each run, `on_incident` of what is odd and no failure, `on_stderr` is given each line of
-    stderr, with its task.
+    It works in a folder of `folders`, or in what `workspaces` make where they are given. `checks` run the acceptance
+    criteria that can be run; without them none is. `on_start` is told of each run, `on_incident` of what is odd and
+    no failure, `on_stderr` is given each line of stderr, with its task.
     """
 
     command: tuple[str, ...]
     runner: Runner
     folders: Folders
     environment: Mapping[str, str]
+    workspaces: Workspaces | None = None
+    checks: Checks | None = None
+    office: Office | None = None
     on_start: Callable[[Work], None] = lambda _work: None
     on_incident: Callable[[str], None] = lambda _incident: None
     on_stderr: Callable[[str, str], None] | None = None
+
+    @property
+    def coordinator(self) -> str | None:
+        """To whom goes what is given up."""
+        return self.office.coordinator if self.office is not None else None
 
     async def __call__(self, work: Work) -> list[Document] | None:
         """Run the command, and return what it left; nothing for a message that asks for no work.
@@ -67,55 +75,92 @@ class CommandAgent:
         if not asks_for_work(work):
             return None
         await work.acknowledged()  # the command may speak about its task from its first moment
-        try:
-            task = await work.bus.task(delivery.task)
-            said = await talk.talk(work.bus, delivery)
-        except NotFound as error:
-            raise Permanent(error.message, advice=error.advice) from error  # what the log has lost it will not find
-        folder = self.folders.make(delivery.task, task.attempt)
-        file = folder / COMPLETION_FILE
+        task = await begun(work)
+        place = await anyio.to_thread.run_sync(self._placed, work, task)
+        file = place.folder / COMPLETION_FILE
         before = _fingerprint(file)
-        variables = {"BUS_TASK": delivery.task, "BUS_TOKEN": str(delivery.token), "BUS_ATTEMPT": str(task.attempt)}
-        variables["BUS_TRY"] = str(delivery.tries)
-        if (previous := self.folders.before(folder)) is not None:
-            variables["BUS_PREVIOUS"] = str(previous)
         try:
-            ended = await self._run(work, folder, task.attempt, talk.lines(said), variables)
+            ended = await self._run(work, place, task)
         except OSError as error:
             message = f"The agent's command could not be started: {error.strerror or error}: {self.command[0]}"
+            place.leave()
+            if delivery.is_to_decide:
+                return [further(work, task, self._office(work), message)]
             return [outcome.failure(work, "not-started", message)]
         words = Words(ended.stdout, "stdout")
         if _fingerprint(file) not in (None, before):
             words = _read(file)
-        printed = Printed(self.folders, delivery.task, task.attempt, folder, ended)
+        printed = self._printed(work, place, task, ended)
         if ended.left:
             left = ", ".join(map(str, ended.left))
             self._report(delivery.task, f"What the agent started could not be ended, and still runs: process {left}.")
-        task = await _answered(lambda: work.bus.task(delivery.task))
-        if task.state not in DELIVERED or task.token != delivery.token:
+        known = await answered(lambda: work.bus.task(delivery.task))
+        if not is_ours(work, known):
             # The agent has published its outcome itself, or the task was taken away from it.
             printed.keep()
-            self.folders.leave(folder)
+            place.leave()
             return None
         if retry.is_wanted(ended):
             kept = printed.keep()
-            self.folders.leave(folder)
+            place.leave()
             raise retry.failure(ended, words, kept=kept)
-        return await self._settling(work, ended, words, printed)
+        if delivery.is_to_decide:
+            return [await self._decided(work, task, place, words, printed)]
+        return [await self._settling(work, task, place, words, printed)]
 
-    async def _run(self, work: Work, folder: Path, attempt: int, stdin: bytes, variables: Mapping[str, str]) -> Ended:
-        lines = _Lines(partial(self.on_stderr, work.delivery.task)) if self.on_stderr is not None else None
+    def _office(self, work: Work) -> Office:
+        return self.office or Office(work.delivery.agent)
+
+    async def _decided(self, work: Work, task: Begun, place: Workspace, words: Words, printed: Printed) -> Document:
+        """What an escalation is settled with."""
+        office = self._office(work)
+        why = outcome.trouble(printed.ended) or words.trouble
+        if why:
+            made = further(work, task, office, why, said=words.text)
+        else:
+            made = await settling(work, task, office, words.text)
+        printed.keep(stdout=words.origin != "stdout")
+        place.leave()
+        return made
+
+    def _placed(self, work: Work, task: Begun) -> Workspace:
+        """Where it works. What changes there is looked at where a criterion is to be run, and in a checkout or copy."""
+        name, attempt = work.delivery.task, place_of(work, task.task)
+        if self.workspaces is not None:
+            return self.workspaces.make(name, attempt, going(task.said))
+        folder, is_own = self.folders.make(name, attempt), self.folders.fixed is None
+        return Workspace.around(
+            folder,
+            is_own=is_own,
+            previous=self.folders.before(folder),
+            looks=self.checks is not None and any(map(is_runnable, task.delegation.acceptance_criteria)),
+            skip=frozenset({self.folders.root}),
+        )
+
+    def _printed(self, work: Work, place: Workspace, task: Begun, ended: Ended) -> Printed:
+        logs = place.logs if place.logs != place.folder else None
+        return Printed(self.folders, work.delivery.task, place_of(work, task.task), place.folder, ended, logs)
+
+    async def _run(self, work: Work, place: Workspace, task: Begun) -> Ended:
+        delivery = work.delivery
+        variables = {"BUS_TASK": delivery.task, "BUS_TOKEN": str(delivery.token)}
+        variables |= {"BUS_ATTEMPT": str(task.task.attempt), "BUS_TRY": str(delivery.tries)}
+        if delivery.is_to_decide:
+            del variables["BUS_TOKEN"]  # whoever decides holds no token of the task's work
+        if place.previous is not None:
+            variables["BUS_PREVIOUS"] = str(place.previous)
+        lines = lines_to(self.on_stderr, delivery.task)
 
         def cancelled(ended: Ended) -> None:
-            Printed(self.folders, work.delivery.task, attempt, folder, ended).keep()
-            self.folders.leave(folder)
+            self._printed(work, place, task, ended).keep()
+            place.leave()
 
         self.on_start(work)
         try:
             return await self.runner.run(
                 self.command,
-                stdin=stdin,
-                cwd=folder,
+                stdin=talk.lines(task.entries),
+                cwd=place.folder,
                 env={**self.environment, **variables},
                 on_stderr=lines,
                 on_cancelled=cancelled,
@@ -124,62 +169,72 @@ class CommandAgent:
             if lines is not None:
                 lines.end()
 
-    async def _settling(self, work: Work, ended: Ended, words: Words, printed: Printed) -> list[Document]:
+    async def _settling(self, work: Work, task: Begun, place: Workspace, words: Words, printed: Printed) -> Document:
         """What the delivery is settled with."""
-        folder = printed.folder
-        files = Files(folder, self.folders.fixed is None, partial(self._report, work.delivery.task))
+        files = Files(place.folder, place.is_own, partial(self._report, work.delivery.task))
         # Beside the event loop, since it may hash large files while other leases are to be renewed.
         settling = await anyio.to_thread.run_sync(
-            partial(outcome.outcome, work, ended, words, keep=printed.keep, published=files.published)
+            partial(
+                outcome.outcome,
+                work,
+                printed.ended,
+                words,
+                keep=printed.keep,
+                published=files.published,
+                coordinator=self.coordinator,
+            )
         )
-        printed.keep(stdout=words.origin != "stdout")  # what stdout said as the outcome stands in the log
-        self.folders.leave(folder)
+        changes = await anyio.to_thread.run_sync(place.changes) if place.looks else None
+        settling = await self._proven(task, place, settling, changes)
+        # What stdout said as the outcome stands in the log.
+        printed.keep(stdout=words.origin != "stdout")
+        place.leave(changes)
         # An ID of our own may stand there: an attempt before this one, whose worker was lost, has settled it so.
         is_own = settling.envelope.id == work.delivery.outcome_id(1)
-        if not is_own and await _answered(lambda: _stands(work.bus, settling.envelope.id)):
+        if not is_own and await answered(lambda: stands(work.bus, settling.envelope.id)):
             # Appending it again would change nothing, and leave the task without an outcome.
             said = f"The envelope that the agent wrote ({settling.envelope.id}) stands in the log already."
-            return [outcome.failure(work, "invalid-completion", said, category="validation", words=words.text)]
-        return [settling]
+            return outcome.failure(work, "invalid-completion", said, category="validation", words=words.text)
+        return settling
+
+    async def _proven(self, task: Begun, place: Workspace, settling: Document, changes: Changes | None) -> Document:
+        """The same with what the folder and the criteria show of it; as it was written where they were not asked."""
+        envelope = settling.envelope
+        claim = envelope.payload
+        if not isinstance(claim, Completion) or claim.result.status == "failure":
+            return settling
+        run = evidence.Run(
+            place,
+            changes or Changes(),
+            claim,
+            reviewed=task.delegation.review_required,
+            word_counts=True,
+        )
+        if changes is not None and self.checks is not None:
+            seen = Seen(place.folder, changes, claim.result.description or "")
+            run = replace(run, checked=await self.checks.run(task.delegation.acceptance_criteria, seen))
+        made, gate = evidence.completion(run)
+        if changes is None and made.result.status == claim.result.status:
+            return settling
+        gates = structs.replace(envelope.quality_gates or QualityGates(), output=gate)
+        proven = document(structs.replace(envelope, payload=made, quality_gates=gates))
+        source, kind = settling.source or settling.body, settling.source_type or settling.content_type
+        return Document(proven.envelope, proven.body, proven.content_type, source, kind)
 
     def _report(self, task: str, incident: str) -> None:
         self.on_incident(f"Task {task}: {incident}")
 
 
-class _Lines:
-    """Cuts what comes in pieces into lines."""
-
-    def __init__(self, write: Callable[[str], None]) -> None:
-        self._write = write
-        self._rest = b""
-
-    def __call__(self, piece: bytes) -> None:
-        *lines, self._rest = (self._rest + piece).split(b"\n")
-        for line in lines:
-            self._write(line.decode(errors="replace").rstrip("\r"))
-        if len(self._rest) > _LONGEST_LINE:
-            self.end()
-
-    def end(self) -> None:
-        """Write what is left without the end of its line."""
-        if self._rest:
-            self._write(self._rest.decode(errors="replace"))
-            self._rest = b""
-
-
-def asks_for_work(work: Work) -> bool:
-    """Whether this delivery begins or continues the agent's work on an open task."""
-    return work.delivery.is_work and work.envelope.type in WORK
-
-
-def environment(inherited: Mapping[str, str], *, agent: str, url: str, namespace: str, home: Path) -> dict[str, str]:
+def environment(
+    inherited: Mapping[str, str], *, agent: str, url: str, namespace: str, home: Path, office: Office | None = None
+) -> dict[str, str]:
     """What a command finds in its environment, so that it can call `bus` itself.
 
     The folder of the `bus` that runs comes last on its PATH, so that there is one.
     """
     path = inherited.get("PATH", os.defpath)
     # A worker may have been started by an agent itself, whose previous folder is none of this one's.
-    kept = {name: value for name, value in inherited.items() if name != "BUS_PREVIOUS"}
+    kept = {name: value for name, value in inherited.items() if name not in _OF_ANOTHER}
     return {
         **kept,
         "PATH": f"{path}{os.pathsep}{sysconfig.get_path('scripts')}",
@@ -188,20 +243,9 @@ def environment(inherited: Mapping[str, str], *, agent: str, url: str, namespace
         "REDIS_PREFIX": namespace,
         "BUS_HOME": str(home),
         "BUS_AGENT": agent,
+        **({"BUS_COORDINATOR": office.coordinator} if office is not None and office.coordinator is not None else {}),
+        **({"BUS_TEAM": " ".join(office.team)} if office is not None and office.team else {}),
     }
-
-
-async def _answered(ask: Callable[[], Awaitable[_T]]) -> _T:
-    """Ask the server until it answers: the command is done, and an outage must not cost its result."""
-    while True:
-        try:
-            return await ask()
-        except (Unavailable, TimedOut):  # the worker says so
-            await anyio.sleep(_PAUSE)
-
-
-async def _stands(bus: Bus, envelope: str) -> bool:
-    return await bus.connection.field(bus.keys.index, envelope) is not None
 
 
 def _fingerprint(file: Path) -> tuple[int, int, int] | None:

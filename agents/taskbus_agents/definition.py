@@ -5,7 +5,7 @@ Made by the registry from bus.toml and from Markdown files; read by adapters, ro
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 if TYPE_CHECKING:
@@ -55,3 +55,12 @@ class Definition:
     silence: float | None = None
     hard_limit: float | None = None
     place: str = ""
+
+    def running(self, provider: str | None, model: str | None) -> Definition:
+        """The same with the model that a route names; None for its own.
+
+        What is reserved for a run is said of its own model: for another one the policy and the prices say it.
+        """
+        if model is None or (model == self.model and provider in (None, self.provider)):
+            return self
+        return replace(self, provider=provider or self.provider, model=model, hold=None)

@@ -29,6 +29,7 @@ STDERR_LOG: Final = "stderr.log"
 _NAME: Final = re.compile(r"([0-9]+)(?:\.([0-9]+))?")
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:")
 _SHOWN: Final = 200
+_LAST: Final = (1 << 62, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +39,14 @@ class Folders:
     root: Path
     fixed: Path | None = None
 
-    def make(self, task: str, attempt: int) -> Path:
-        """The folder to work in: `fixed`, or `root/task/attempt`, with a number behind it from the second on."""
+    def make(self, task: str, attempt: int | str) -> Path:
+        """The folder to work in: `fixed`, or `root/task/attempt`, with a number behind it from the second on.
+
+        What is no attempt of the task itself has a name instead of its number.
+        """
         return self.fixed if self.fixed is not None else self.own(task, attempt)
 
-    def own(self, task: str, attempt: int) -> Path:
+    def own(self, task: str, attempt: int | str) -> Path:
         """A new folder under `root`, for this delivery alone."""
         parent = self.root / task
         parent.mkdir(parents=True, exist_ok=True)
@@ -60,7 +64,7 @@ class Folders:
         """The folder of the task's delivery before that of `folder`, of those that are still there."""
         if self.fixed is not None:
             return None
-        mine = _order(folder)
+        mine = _order(folder) if _order(folder) > (0, 0) else _LAST
         earlier = [each for each in folder.parent.iterdir() if each.is_dir() and (0, 0) < _order(each) < mine]
         return max(earlier, key=_order, default=None)
 
@@ -74,15 +78,16 @@ class Folders:
 
 @dataclass(slots=True)
 class Printed:
-    """What an agent printed in one delivery, and where it is kept: beside its work, but never in the folder of
-    --cwd, which is the user's.
+    """What an agent printed in one delivery, and where it is kept: in `logs` where that is named, else beside its
+    work, but never in the folder of --cwd, which is the user's.
     """
 
     folders: Folders
     task: str
-    attempt: int
+    attempt: int | str
     folder: Path
     ended: Ended
+    logs: Path | None = None
     _kept: Path | None = field(default=None, init=False)
 
     def keep(self, *, stdout: bool = True) -> Path | None:
@@ -94,7 +99,10 @@ class Printed:
             # What cannot be kept (a full disk, a folder that the agent removed) must not cost the outcome as well.
             # A file of this name that is there already is the agent's own.
             with suppress(OSError):
-                if self._kept is None:
+                if self._kept is None and self.logs is not None:
+                    self.logs.mkdir(exist_ok=True)
+                    self._kept = self.logs
+                elif self._kept is None:
                     fixed = self.folders.fixed is not None
                     self._kept = self.folders.own(self.task, self.attempt) if fixed else self.folder
                 with (self._kept / name).open("xb") as file:

@@ -82,7 +82,8 @@ class Guard:
             channel, far = socket.socketpair()
             with far:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", __name__],
+                    # Without -P it would import whatever has the name of a library in the worker's folder.
+                    [sys.executable, "-P", "-m", __name__],
                     stdin=far.fileno(),
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,

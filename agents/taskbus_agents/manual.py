@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
-RUN: Final = """Work for one agent: run COMMAND as a subprocess for each delivery.
+RUN: Final = """Work for one agent: run its program, or COMMAND, as a subprocess for each delivery.
+
+Without COMMAND the agent is one that bus.toml or a folder of agents defines (`bus agents list`): its program is run
+headless in a workspace, on the definition's terms; an option here goes before them. What counts as success then,
+docs/agents.md says. All of the following is about COMMAND.
 
 The subprocess reads from stdin, one JSON envelope per line: the delegation, and what was said since. It leaves
 a completion, a question or an escalation in completion.json in its folder, or on stdout: the handoff shorthand,
@@ -36,7 +40,9 @@ seconds KILL; so too when it is no longer wanted, and when the worker is killed.
 Each run has a folder of its own, runs/TASK/ATTEMPT in the home, from the second run on ATTEMPT.2 and so on, unless
 --cwd names one for all. So COMMAND may be a program here, but another relative path in it that exists here is
 refused: write the full path. Outputs that the shorthand names and that are there are published with size and
-SHA-256: under their full path, with --cwd under the path as it was written. What the subprocess printed, but for an
+SHA-256: under their full path, with --cwd under the path as it was written; one that is not there makes the success a
+failure. Criteria of the delegation that can be run are run (`$ COMMAND`, `file: PATH`, `changed: PATH`, `schema: PATH
+SCHEMA`, `says: WORDS`), and must be met. What the subprocess printed, but for an
 outcome, stays in stdout.log and stderr.log (its last 16 KiB) in the folder; with --cwd in runs/TASK/ATTEMPT all the
 same.
 
@@ -55,4 +61,5 @@ Examples:
   bus agent run @kilo -- python /path/to/agent.py
   bus agent run @kilo --timeout 10m --silence 5m --cwd . -- ./agent.sh --fast
   bus agent run @kilo --until-idle --strict --verbose -- ./agent.sh
+  bus agent run @reviewer
 """

@@ -7,6 +7,7 @@ by the adapters.
 
 from __future__ import annotations
 
+import re
 import signal
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
@@ -36,9 +37,19 @@ _TOLD: Final = 4000
 """How many characters of an explanation stand in a failure."""
 
 Reason = Literal[
-    "exit-code", "signal", "timeout", "output-limit", "no-completion", "invalid-completion", "declined", "not-started"
+    "exit-code",
+    "signal",
+    "timeout",
+    "output-limit",
+    "no-completion",
+    "invalid-completion",
+    "declined",
+    "not-started",
+    "quota",
+    "garbage",
 ]
 """Why a completion is a failure that the agent did not report itself: its `termination_reason`."""
+_ATTEMPT: Final = re.compile(r"<agent-message|\"(?:status|question)\"\s*:")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +68,19 @@ def outcome(
     *,
     keep: Callable[[], Path | None] = lambda: None,
     published: Callable[[Completion], Completion] = lambda completion: completion,
+    coordinator: str | None = None,
 ) -> Document:
     """What settles a delivery: what the agent wrote, or a failed completion that says what went wrong.
 
     An exit code other than 0 makes a failure of everything that does not report trouble itself. `keep` is called
     where it becomes a failure; it returns the folder in which what the agent printed is kept. `published` completes
-    what a completion in short says of its files.
+    what a completion in short says of its files. An escalation that names nobody goes to `coordinator`, by default to
+    the delegator.
     """
     if ended.cut is not None:
         kept = words.text if ended.cut == "timeout" else b""
         return failure(work, *_cut(ended), printed=last_lines(ended.stderr), words=kept, kept=keep())
-    found, trouble = _understood(work, words, published)
+    found, trouble = _understood(work, words, published, coordinator)
     if ended.code != 0:
         if found is not None and _reports_trouble(found.envelope):
             return found
@@ -83,6 +96,17 @@ def outcome(
         said = f"The agent declined the task: {why}"
         return failure(work, "declined", said, words=words.text, usage=found.envelope.usage)
     return found
+
+
+def reply(work: Work, said: str, *, coordinator: str | None = None) -> tuple[Document | None, str]:
+    """What an agent's last message says of its task, and why that cannot be taken for it.
+
+    Neither where it is a text alone, which says nothing of the task in any form that can be read.
+    """
+    words = Words(said.encode(errors="surrogateescape"), "its last message")
+    if not _ATTEMPT.search(said):
+        return None, ""
+    return _understood(work, words, lambda completion: completion, coordinator)
 
 
 def failure(
@@ -113,20 +137,40 @@ def failure(
     return _with_source(made, words, FREE_TEXT) if words else made
 
 
+def trouble(ended: Ended) -> str | None:
+    """What is to be said of how a command ended, where that was not as it should."""
+    if ended.cut is not None:
+        return _cut(ended)[1]
+    if ended.code == 0:
+        return None
+    how = f"was killed by {_signal_name(-ended.code)}" if ended.code < 0 else f"ended with exit code {ended.code}"
+    printed = last_lines(ended.stderr) or last_lines(ended.stdout)
+    return f"The agent {how}.\n{printed}".rstrip()
+
+
+def sourced(made: Document, words: bytes) -> Document:
+    """A document that we wrote, with the words that it was made of, as far as an envelope can carry them."""
+    if not words.strip() or len(words) > codec.MAX_BYTES:
+        return made
+    return _with_source(made, words, FREE_TEXT)
+
+
 def last_lines(printed: bytes) -> str:
     """The last few lines of what an agent printed, without what would steer a terminal."""
     lines = [line for line in printed[-_TAIL:].decode(errors="replace").splitlines() if line.strip()]
     return "\n".join(printable(line.rstrip(), _LINE) for line in lines[-_LINES:])
 
 
-def _understood(work: Work, words: Words, published: Callable[[Completion], Completion]) -> tuple[Document | None, str]:
+def _understood(
+    work: Work, words: Words, published: Callable[[Completion], Completion], coordinator: str | None
+) -> tuple[Document | None, str]:
     """What the agent wrote, if it is valid and agrees with the delivery; else why not."""
     if words.trouble:
         return None, f"What the agent wrote ({words.origin}) cannot be read: {words.trouble}."
     if not words.text.strip():
         return None, f"The agent ended without a completion: {words.origin} is empty."
     try:
-        found = _read(work, words.text, published)
+        found = _read(work, words.text, published, coordinator)
         problems: Sequence[Problem] = _disagreements(work, found.envelope)
     except InvalidEnvelope as error:
         found, problems = None, error.problems
@@ -136,7 +180,7 @@ def _understood(work: Work, words: Words, published: Callable[[Completion], Comp
     return found, ""
 
 
-def _read(work: Work, words: bytes, published: Callable[[Completion], Completion]) -> Document:
+def _read(work: Work, words: bytes, published: Callable[[Completion], Completion], coordinator: str | None) -> Document:
     """A whole document, or else the one in a text. Raises InvalidEnvelope with every problem."""
     strict: InvalidEnvelope | None = None
     try:
@@ -156,7 +200,10 @@ def _read(work: Work, words: bytes, published: Callable[[Completion], Completion
     }
     try:
         # Bytes that are no UTF-8 become lone surrogates, which the lenient reader writes out.
-        found = lenient.find(words.decode(errors="surrogateescape"), defaults=known, outcome=True)
+        text = words.decode(errors="surrogateescape")
+        found = lenient.find(text, defaults=known, outcome=True)
+        if coordinator is not None and isinstance(found.envelope.payload, Escalation):
+            found = lenient.find(text, defaults={**known, "recipient": coordinator}, outcome=True)
     except InvalidEnvelope as error:
         # Of what is nothing but a document, the strict reader says more exactly what is wrong.
         raise strict if is_document else error from strict

@@ -23,7 +23,7 @@ from taskbus_agents.guard import Guard
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from types import TracebackType
+    from types import EllipsisType, TracebackType
     from typing import Self
 
 GRACE: Final = 5.0
@@ -91,12 +91,16 @@ class Runner:
         stdin: bytes = b"",
         cwd: str | Path | None = None,
         env: Mapping[str, str] | None = None,
+        timeout: float | EllipsisType | None = ...,
+        silence: float | EllipsisType | None = ...,
+        output: int | None = None,
         on_stderr: Callable[[bytes], None] | None = None,
         on_cancelled: Callable[[Ended], None] | None = None,
     ) -> Ended:
         """Run a command to its end, and end what it left running. Raises OSError when it cannot be started,
         and Retryable when it might be at another time.
 
+        `timeout`, `silence` and `output` are other limits than the runner's, for this command.
         `on_stderr` is given what it writes to stderr, in pieces, as it comes. Cancelling this ends everything that
         the command started before the cancellation goes on: TERM, `grace`, KILL; `on_cancelled` is then told how
         it ended.
@@ -106,7 +110,7 @@ class Runner:
             launched = self._guard.launch()
         except OSError as error:
             raise Retryable(f"The command was not started: {error.strerror}.") from error
-        child = Child(launched, self.output, on_stderr)
+        child = Child(launched, self.output if output is None else output, on_stderr)
         self._children.add(child)
         cut: Cut | None = None
         is_done = False
@@ -115,7 +119,8 @@ class Runner:
             environment = dict(os.environ if env is None else env)
             await child.start({"command": list(command), "cwd": str(folder), "env": environment, "grace": self.grace})
             began = time.perf_counter()
-            cut = await self._heard_out(child, stdin, folder)
+            seconds = self.timeout if timeout is ... else timeout
+            cut = await self._heard_out(child, stdin, folder, seconds, self.silence if silence is ... else silence)
             is_done = True
         finally:
             with anyio.CancelScope(shield=True):
@@ -145,7 +150,9 @@ class Runner:
         for child in self._children:
             child.kill()
 
-    async def _heard_out(self, child: Child, stdin: bytes, folder: Path) -> Cut | None:
+    async def _heard_out(
+        self, child: Child, stdin: bytes, folder: Path, timeout: float | None, silence: float | None
+    ) -> Cut | None:
         """Let the command say all that it has to say, or cut it short."""
         is_silent = False
 
@@ -156,10 +163,10 @@ class Runner:
                 is_silent = True
                 scope.cancel()
 
-        with anyio.move_on_after(self.timeout) as clock:
+        with anyio.move_on_after(timeout) as clock:
             async with anyio.create_task_group() as group:
-                if self.silence is not None:
-                    group.start_soon(watch, self.silence, group.cancel_scope)
+                if silence is not None:
+                    group.start_soon(watch, silence, group.cancel_scope)
                 await child.talk(stdin)
                 group.cancel_scope.cancel()
         if child.overflow:

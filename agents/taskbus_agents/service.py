@@ -6,7 +6,6 @@ Called by `bus agent run`.
 
 from __future__ import annotations
 
-import os
 import signal
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
@@ -15,8 +14,9 @@ import anyio
 
 from taskbus.client import Bus
 from taskbus.errors import UsageError
-from taskbus_agents.command import CommandAgent, environment
-from taskbus_agents.folders import Folders
+from taskbus_agents.adapters import COMMAND
+from taskbus_agents.definition import Definition
+from taskbus_agents.handlers import handler
 from taskbus_agents.runner import Runner
 from taskbus_agents.tally import Timed
 
@@ -41,12 +41,13 @@ SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 class Service:
     """What `bus agent run` was told, on the worker's terms where it is called as they are.
 
-    All times are in seconds. `timeout` and `silence` are the limits of the runner; `cwd` is one folder for all
-    deliveries, `root` the folder under which each gets its own.
+    The agent is a `command`, or what `definition` says. All times are in seconds. `timeout` and `silence` are the
+    limits of the runner; `cwd` is one folder for all deliveries, `root` the folder under which each gets its own.
     """
 
     agent: str
-    command: tuple[str, ...]
+    command: tuple[str, ...] = ()
+    definition: Definition | None = None
     lease: float = 30.0
     concurrency: int = 1
     prefetch: int = 0
@@ -60,6 +61,14 @@ class Service:
     root: Path | None = None
     until_idle: bool = False
     limit: int | None = None
+
+    @property
+    def defined(self) -> Definition:
+        """The agent's definition: the one that was given, or that of a command in these folders."""
+        found = self.definition or Definition(name=self.agent, adapter=COMMAND, command=self.command)
+        if self.cwd is not None:
+            found = replace(found, workspace="as-is", folder=self.cwd)
+        return replace(found, timeout=self.timeout)
 
 
 async def serve(
@@ -89,10 +98,10 @@ async def serve(
             f"In {service.silence:g} s without a sign of life nobody can be told from one who thinks.",
             advice=f"Use at least {SHORTEST_SILENCE:g} s; what waits for a model needs minutes.",
         )
-    if service.cwd is not None and service.concurrency > 1:
+    if service.defined.workspace == "as-is" and service.concurrency > 1:
         raise UsageError(
             "One folder for several deliveries at a time would mix their completions up.",
-            advice="Leave --concurrency at 1, or use --workdir-root.",
+            advice="Leave --concurrency at 1, or use --workdir-root or another kind of workspace.",
         )
     runner = Runner(timeout=service.timeout, silence=service.silence)
     obedience = _Obedience(runner, service.grace, on_incident)
@@ -102,7 +111,7 @@ async def serve(
             group.start_soon(obedience.watch, signals, group.cancel_scope)
             async with Bus.connect(settings=settings) as bus, runner:
                 agent = replace(
-                    _agent(bus, runner, settings, service),
+                    handler(service.defined, bus=bus, runner=runner, settings=settings, root=service.root),
                     on_start=on_start,
                     on_incident=on_incident,
                     on_stderr=on_stderr,
@@ -110,7 +119,7 @@ async def serve(
                 timed = Timed(agent, on_settled)
                 obedience.worker = bus.worker(
                     service.agent,
-                    timed.handle,
+                    timed,
                     on_incident=on_incident,
                     on_settled=timed.settled,
                     **_terms(service, settings),
@@ -134,22 +143,6 @@ def _terms(service: Service, settings: Settings) -> GivenTerms:
         "grace": service.grace,
         "supervision": settings.supervision,
     }
-
-
-def _agent(bus: Bus, runner: Runner, settings: Settings, service: Service) -> CommandAgent:
-    address = bus.connection.address
-    return CommandAgent(
-        service.command,
-        runner,
-        Folders(service.root or settings.home / "runs", service.cwd),
-        environment(
-            os.environ,
-            agent=service.agent,
-            url=address.url() if address is not None else "",
-            namespace=bus.namespace,
-            home=settings.home,
-        ),
-    )
 
 
 class _Obedience:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias, TypedDict
 
 from taskbus.codec import document
 from taskbus.envelope import Completion, Escalation, Parking, Question
-from taskbus_agents.command import asks_for_work
+from taskbus_agents.taken import asks_for_work
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +28,8 @@ _RESULTS: Final[Mapping[str, Result]] = {
     "question": "asked",
     "escalation": "escalated",
     "parking": "parked",
+    "delegation": "succeeded",
+    "answer": "succeeded",
     "completed": "succeeded",
     "accepted": "succeeded",
     "failed": "failed",
@@ -110,8 +112,10 @@ class Timed:
         self._on_settled = on_settled
         self._began: dict[int, float] = {}
         self._left: dict[int, str] = {}
+        self.acknowledgment: object = getattr(handler, "acknowledgment", None)
+        self.coordinator: str | None = getattr(handler, "coordinator", None)
 
-    async def handle(self, work: Work) -> Returned:
+    async def __call__(self, work: Work) -> Returned:
         """Call the handler, and note when."""
         token = work.delivery.token
         self._began[token] = time.perf_counter()

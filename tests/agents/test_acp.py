@@ -9,7 +9,8 @@ from pathlib import Path
 import anyio
 import pytest
 
-from taskbus.errors import ConfigurationError
+from taskbus.errors import ConfigurationError, Permanent
+from taskbus_agents import trouble
 from taskbus_agents.adapter import Job
 from taskbus_agents.adapters.acp import Acp
 from taskbus_agents.definition import Definition
@@ -129,12 +130,12 @@ async def test_a_run_that_is_cut_leaves_no_process_and_tells_what_it_knew(tmp_pa
     made = job(tmp_path / "work", "cost 0.5 USD\nhang")
     started = []
     launch = Acp().launch(made)
-    async with Runner(timeout=4.0, grace=0.5) as runner, anyio.create_task_group() as group:
+    async with Runner(timeout=8.0, grace=0.5) as runner, anyio.create_task_group() as group:
 
         async def watch():
             import psutil
 
-            with anyio.move_on_after(4.0):
+            with anyio.move_on_after(8.0):
                 while not started:
                     found = [
                         each for each in psutil.process_iter(["cmdline"]) if str(AGENT) in (each.info["cmdline"] or [])
@@ -182,3 +183,44 @@ def test_garbage_is_never_success(tmp_path, printed):
     report = Acp().report(Ended(0, printed, b"", 1.0), job(tmp_path / "work", ""), {})
     assert report.trouble is not None
     assert all(used.cost is None for used in report.usage)
+
+
+async def test_what_stands_in_the_folder_is_not_imported(tmp_path):
+    """A project may have modules of its own that are called like libraries: the conversation is none of their business."""
+    made = job(tmp_path / "work", "write made.txt")
+    for name in ("acp", "msgspec", "asyncio"):
+        (made.folder / f"{name}.py").write_text("raise SystemExit(3)\n")
+    _, report = await run(made)
+    assert report.trouble is None
+
+
+async def test_usage_is_told_of_the_model_that_ran(tmp_path):
+    """Not of the one that was asked for and is not offered."""
+    _, report = await run(job(tmp_path / "work", "usage 1 1 0 0 2", model="huge"))
+    assert [used.model for used in report.usage] == ["small"]
+
+
+def test_a_quota_says_when_it_is_reset(tmp_path):
+    """What the error tells of the time is what the delivery waits for."""
+    printed = b'{"event":"error","code":429,"message":"rate limit, try again in 2 hours"}'
+    report = Acp().report(Ended(1, printed, b"", 1.0), job(tmp_path / "work", ""), {})
+    assert report.trouble == "quota"
+    assert report.until is not None
+
+
+def test_a_port_is_no_status(tmp_path):
+    """A number in an address is none of HTTP's."""
+    printed = b'{"event":"error","code":-32603,"message":"cannot reach 127.0.0.1:4290 or 10.0.0.1:401"}'
+    assert Acp().report(Ended(1, printed, b"", 1.0), job(tmp_path / "work", ""), {}).trouble == "model-error"
+
+
+async def test_an_agent_that_is_missing_is_named(tmp_path):
+    """What is to be installed is the agent, not the library that talks to it."""
+    made = job(tmp_path / "work", "read", command=("no-such-agent-anywhere",))
+    ended, report = await run(made)
+    given_up = trouble.failure(
+        report, ended, adapter=Acp(), definition=made.definition, conduct=trouble.Conduct(), kept=None
+    )
+    assert isinstance(given_up, Permanent)
+    assert "no-such-agent-anywhere" in given_up.message
+    assert "pip install" not in given_up.message

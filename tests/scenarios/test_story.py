@@ -27,7 +27,7 @@ AGENT = """
 case $(wc -l) in
 1) printf '{"sender": "@codex", "recipient": "@human", "type": "question", "context": {"task_id": "%s",
      "timestamp": "2026-11-20T09:30:00Z"}, "payload": {"question": "Which column?"}}' "$BUS_TASK" ;;
-*) printf 'Here you are:\\n```json\\n{"status": "success", "outputs": ["a.sql"],
+*) echo "CREATE INDEX" > a.sql; printf 'Here you are:\\n```json\\n{"status": "success", "outputs": ["a.sql"],
      "usage": [{"provider": "p", "model": "m", "input_tokens": 10}]}\\n```\\n' ;;
 esac
 """

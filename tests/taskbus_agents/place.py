@@ -41,7 +41,7 @@ class Place:
 
     async def serve(self, script: str, **more) -> None:
         """Run a worker whose agent is a shell script; it must end with 0."""
-        service = Service(AGENT, ("sh", "-c", script), **{"until_idle": True, **more})
+        service = Service(AGENT, **{"command": ("sh", "-c", script), "until_idle": True, **more})
         with anyio.fail_after(60):
             code = await serve(
                 self.settings, service, on_settled=self.settled.append, on_incident=self.incidents.append

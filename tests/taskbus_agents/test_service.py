@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import time
 from contextlib import asynccontextmanager
@@ -27,6 +28,7 @@ from taskbus.envelope import (
 )
 from taskbus.errors import Unavailable, UsageError
 from taskbus.settings import Settings
+from taskbus_agents.definition import Definition
 from taskbus_agents.service import Service, serve
 from tests.taskbus_agents.place import AGENT, DELEGATOR, OK, TASK
 from tests.taskbus_agents.waiting import all_gone, written
@@ -436,3 +438,61 @@ async def test_no_server_is_an_error_at_the_start(tmp_path):
     with pytest.RaisesGroup(Unavailable):
         await serve(settings, Service(AGENT, ("true",)), on_settled=print, on_incident=print)
     assert time.monotonic() - began < 30
+
+
+async def test_criteria_that_can_be_run_are_run(place):
+    """Of a command, too: what they show stands beside its own word."""
+    await place.delegate(acceptance_criteria=("$ grep -q hi a.txt", "file: a.txt", "reads well"))
+    await place.serve(f"echo hi > a.txt; {OK}")
+    (completion,) = await place.said("completion")
+    assert completion.result.status == "success"
+    assert "2 of 2 criteria that can be run are met" in completion.verification_result
+    (artifact,) = completion.result.artifacts
+    assert artifact.summary == "added, +1 \N{MINUS SIGN}0 lines"
+
+
+@pytest.mark.parametrize("criterion", ["$ false", "file: gone.txt", "changed: .", "says: sorry"])
+async def test_a_criterion_that_is_not_met_is_a_failure(place, criterion):
+    """Whatever the command says; what it wrote is kept with the failure."""
+    await place.delegate(acceptance_criteria=(criterion,))
+    await place.serve(OK)
+    error = await place.failure("not-met")
+    assert criterion in error.message
+    (entry,) = [entry async for entry in place.bus.log.read() if entry.type == "completion"]
+    assert json.loads(entry.source)["status"] == "success"
+
+
+async def test_an_output_that_is_not_there_contradicts_a_success(place):
+    """A file that nobody finds is no result."""
+    await place.delegate()
+    await place.serve("""printf '{"status": "success", "outputs": ["gone.txt"]}'""")
+    assert "gone.txt is not there" in (await place.failure("contradicted")).message
+
+
+async def test_a_completion_json_of_before_is_none(place, tmp_path):
+    """In a folder for all, what lay there before the run counts for nothing."""
+    (tmp_path / "completion.json").write_text('{"status": "success"}')
+    await place.delegate()
+    await place.serve("true", cwd=tmp_path)
+    await place.failure("no-completion")
+
+
+@pytest.mark.parametrize("kind", ["copy", "worktree"])
+async def test_a_command_may_have_a_workspace_of_any_kind(place, tmp_path, kind):
+    """A copy of a folder, or a checkout of it; what it prints stays out of it."""
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "a.txt").write_text("a\n")
+    git = ("git", "-c", "user.name=x", "-c", "user.email=x@y", "-C", str(project))
+    for words in (("init", "-q"), ("add", "."), ("commit", "-q", "-m", "x")):
+        subprocess.run([*git, *words], check=True)  # noqa: ASYNC221 - a moment
+    await place.delegate()
+    script = f"cat a.txt >&2; echo b >> a.txt; {OK}"
+    command = ("sh", "-c", script)
+    agent = Definition(name="@kilo", adapter="command", command=command, workspace=kind, folder=project)
+    await place.serve(script, definition=agent, command=())
+    (completion,) = await place.said("completion")
+    (artifact,) = completion.result.artifacts
+    assert artifact.path == str(place.folder / TASK / "1" / "a.txt")
+    assert (project / "a.txt").read_text() == "a\n"
+    assert (place.folder / TASK / "1.logs" / "stderr.log").read_text() == "a\n"

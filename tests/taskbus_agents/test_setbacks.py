@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from taskbus.errors import NoServer, TimedOut
-from taskbus_agents import command
+from taskbus_agents import taken
 from tests.taskbus_agents.place import OK, TASK
 from tests.taskbus_agents.waiting import all_gone
 
@@ -88,4 +88,4 @@ async def test_an_outage_at_the_end_of_a_command_is_waited_out():
             raise answer
         return answer
 
-    assert await command._answered(ask) == "submitted"
+    assert await taken.answered(ask) == "submitted"

@@ -7,11 +7,8 @@ module reads. What an agent spent is known only where it says so: the protocol l
 from __future__ import annotations
 
 import errno
-import math
 import os
-import re
 import sys
-from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
@@ -19,6 +16,7 @@ import msgspec
 from taskbus.envelope import Cost, Usage
 from taskbus.errors import ConfigurationError
 from taskbus_agents.adapter import Launch, Report
+from taskbus_agents.adapters import signs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,7 +31,6 @@ _STOPS: Final[Mapping[str, tuple[Trouble, str]]] = {
     "refusal": ("model-error", "The agent refused to go on."),
     "cancelled": ("killed", "The agent says that it was cancelled."),
 }
-_STATUS: Final = re.compile(r"(?<!\d)(401|403|429|5\d\d)(?!\d)")
 
 
 class _Line(msgspec.Struct):
@@ -97,7 +94,8 @@ class Acp:
         }
         environment: dict[str, str | None] = {"HOME": str(job.home)} if definition.home == "private" else {}
         return Launch(
-            command=(sys.executable, "-m", "taskbus_agents.acp_client"),
+            # Without -P it would import whatever has the name of a library in the folder that it works in.
+            command=(sys.executable, "-P", "-m", "taskbus_agents.acp_client"),
             environment=environment,
             stdin=msgspec.json.encode(order),
         )
@@ -118,6 +116,7 @@ class Acp:
             said=(last.said or "") if last is not None and last.event == "result" else "",
             trouble=trouble,
             message=message,
+            until=signs.reset(message) if trouble == "quota" else None,
             usage=usage,
             refused=refused,
             tools=tools,
@@ -136,35 +135,31 @@ def _lines(printed: bytes) -> list[_Line]:
 
 
 def _trouble(ended: Ended, last: _Line | None) -> tuple[Trouble | None, str]:
-    if ended.cut in ("timeout", "silence"):
-        return "timeout", f"The agent was not done after {ended.seconds:.1f} s, and was ended."
-    if last is not None and last.event == "result" and ended.code == 0:
+    if ended.cut is None and last is not None and last.event == "result" and ended.code == 0:
         if last.stop == "end_turn":
             return None, ""
         return _STOPS.get(last.stop or "", ("garbage", f"The agent stopped for an unknown reason: {last.stop}."))
     if last is not None and last.event == "error":
         said = last.message or "It gave no reason."
         return _kind(last), f"The agent reported an error: {said} {last.data or ''}".rstrip()
-    if ended.code < 0:
-        return "killed", f"The agent was killed by signal {-ended.code}."
+    if (stopped := signs.stopped(ended)) is not None:
+        return stopped
     if b"No module named 'acp'" in ended.stderr:
         return (
             "missing",
             f"The Agent Client Protocol's library is not there: install taskbus[acp] for {sys.executable}.",
         )
-    return "garbage", f"The conversation ended without a result (exit code {ended.code})."
+    return signs.unread(ended)
 
 
 def _kind(error: _Line) -> Trouble:
-    said = f"{error.code} {error.message} {error.data}"
-    status = _STATUS.search(said)
-    if error.code == _AUTHENTICATION or (status and status[1] in ("401", "403")):
+    said = f"{error.message or ''} {error.data or ''}"
+    if error.code == _AUTHENTICATION:
         return "authentication"
-    if (status and status[1] == "429") or "quota" in said.lower() or "rate limit" in said.lower():
-        return "quota"
     if error.code is None:  # the agent itself said nothing
         return "missing" if os.strerror(errno.ENOENT) in said else "killed"
-    return "model-error"
+    # Some give the HTTP status as the error's code.
+    return signs.trouble(error.code if 400 <= error.code < 600 else None, said)
 
 
 def _usage(job: Job, lines: list[_Line], notes: list[str]) -> tuple[Usage, ...]:
@@ -176,7 +171,7 @@ def _usage(job: Job, lines: list[_Line], notes: list[str]) -> tuple[Usage, ...]:
         return tuple(
             Usage(
                 provider=definition.provider or "unknown",
-                model=each.model,
+                model=signs.name(each.model),
                 input_tokens=each.token_count.input_tokens,
                 output_tokens=each.token_count.output_tokens,
             )
@@ -186,7 +181,7 @@ def _usage(job: Job, lines: list[_Line], notes: list[str]) -> tuple[Usage, ...]:
         notes.append("The agent told of no tokens and no cost.")
         return ()
     chosen = next((each.model for each in reversed(lines) if each.event == "model" and each.model), None)
-    provider, model = definition.provider or "unknown", chosen or definition.model or "unknown"
+    provider, model = definition.provider or "unknown", signs.name(chosen, definition.model)
     counts = _counts(told or {})
     return (Usage(provider=provider, model=model, cost=_cost(spent, notes), **counts),)
 
@@ -226,7 +221,8 @@ def _counts(told: Mapping[str, int | None]) -> dict[str, int]:
 def _cost(spent: _Line | None, notes: list[str]) -> Cost | None:
     if spent is None or spent.amount is None:
         return None
-    if spent.currency != "USD" or not math.isfinite(spent.amount) or spent.amount < 0:
+    amount = signs.microusd(spent.amount) if spent.currency == "USD" else None
+    if amount is None:
         notes.append(f"The agent told a cost that is no amount of US dollars: {spent.amount} {spent.currency}.")
         return None
-    return Cost(source="reported", microusd=round(Decimal(str(spent.amount)) * 1_000_000))
+    return Cost(source="reported", microusd=amount)

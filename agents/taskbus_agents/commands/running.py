@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from taskbus.client import Bus
     from taskbus.settings import Settings
     from taskbus.work import Work
+    from taskbus_agents.definition import Definition
     from taskbus_agents.service import Service
     from taskbus_agents.tally import Settled
 
@@ -48,24 +49,23 @@ def agent() -> None:
     \b
     Examples:
       bus agent run @kilo -- ./kilo.sh
+      bus agent run @reviewer
     """
 
 
 @agent.command(help=RUN)
 @click.argument("name", type=_Late("agent"), metavar="NAME")
-@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
 @click.option(
     "--lease",
     type=_DURATION,
-    default="30",
-    show_default=True,
+    show_default="30",
     help="How long a delivery stays this worker's without a sign of life.",
 )
 @click.option(
     "--concurrency",
     type=click.IntRange(1, 64),
-    default=1,
-    show_default=True,
+    show_default="1",
     help="Deliveries at a time.",
 )
 @click.option(
@@ -78,8 +78,7 @@ def agent() -> None:
 @click.option(
     "--attempts",
     type=click.IntRange(1, 1000),
-    default=3,
-    show_default=True,
+    show_default="3",
     help="How often a delivery is tried before it is parked and escalated.",
 )
 @click.option(
@@ -127,10 +126,10 @@ def run(
     name: str,
     command: tuple[str, ...],
     *,
-    lease: float,
-    concurrency: int,
+    lease: float | None,
+    concurrency: int | None,
     prefetch: int,
-    attempts: int,
+    attempts: int | None,
     backoff: float,
     timeout: float | None,
     silence: float | None,
@@ -146,25 +145,26 @@ def run(
     settings: Settings,
     as_json: bool,
 ) -> None:
-    """Work for one agent: run COMMAND as a subprocess for each delivery."""
+    """Work for one agent: run its program, or COMMAND, as a subprocess for each delivery."""
     from taskbus_agents.service import Service
 
     if once and limit not in (None, 1):
         raise click.UsageError("--once and --limit say different things: use one of them.")
     if cwd is not None and workdir_root is not None:
         raise click.UsageError("--cwd and --workdir-root say different things: use one of them.")
+    agent = _defined(name, command, settings, in_a_folder_of_its_own=cwd is None)
     service = Service(
         agent=name,
-        command=_found(command, in_a_folder_of_its_own=cwd is None),
-        lease=lease,
-        concurrency=concurrency,
+        definition=agent,
+        lease=agent.lease if lease is None else lease,
+        concurrency=agent.concurrency if concurrency is None else concurrency,
         prefetch=prefetch,
-        attempts=attempts,
+        attempts=agent.attempts if attempts is None else attempts,
         backoff=backoff,
-        hard_limit=hard_limit,
+        hard_limit=agent.hard_limit if hard_limit is None else hard_limit,
         grace=grace,
-        timeout=timeout,
-        silence=silence,
+        timeout=agent.timeout if timeout is None else timeout,
+        silence=agent.silence if silence is None else silence,
         cwd=cwd.absolute() if cwd else None,
         root=workdir_root.absolute() if workdir_root else None,
         until_idle=until_idle,
@@ -200,6 +200,23 @@ def _serve(service: Service, settings: Settings, *, as_json: bool, strict: bool,
     say(f"{tally}.")
     if code or (strict and tally.has_failures):
         raise click.exceptions.Exit(code or 1)
+
+
+def _defined(name: str, command: tuple[str, ...], settings: Settings, *, in_a_folder_of_its_own: bool) -> Definition:
+    """The agent: a command of its own, or what bus.toml and the folders of agents say of this name."""
+    from taskbus_agents.definition import Definition
+
+    if command:
+        found = _found(command, in_a_folder_of_its_own=in_a_folder_of_its_own)
+        return Definition(name=name, adapter="command", command=found)
+    from taskbus.errors import NotFound
+    from taskbus_agents import registry
+
+    try:
+        return registry.find(settings, name)
+    except NotFound as error:
+        how = f"Define it with `bus agents add {name}`, or give a COMMAND: `bus agent run {name} -- ./agent.sh`."
+        raise click.UsageError(f"{error.message} {how}") from error
 
 
 def _found(command: tuple[str, ...], *, in_a_folder_of_its_own: bool) -> tuple[str, ...]:

@@ -50,6 +50,11 @@ VERBS: Final[Mapping[Event, tuple[str, str | None]]] = {
     "parking:replayed": ("replays", None),
     "parking:resumed": ("resumes", None),
     "parking:dropped": ("drops", "magenta"),
+    "budget:cap": ("caps", "yellow"),
+    "budget:reserved": ("reserves", None),
+    "budget:settled": ("settles", None),
+    "budget:released": ("gives back", "magenta"),
+    "budget:warned": ("warns", "red"),
 }
 """What each event does, and its colour."""
 _ROUTE: Final = 24

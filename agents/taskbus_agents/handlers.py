@@ -1,0 +1,161 @@
+"""The handlers: from an agent's definition to what handles its deliveries.
+
+Owns which kind of handler that is, and what the policy says of its runs. Called by `bus agent run`, plans and the
+swarm.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from taskbus.errors import ConfigurationError
+from taskbus_agents.adapters import COMMAND, PROVIDERS, adapter
+from taskbus_agents.checks import Checks
+from taskbus_agents.command import CommandAgent, environment
+from taskbus_agents.coordination import Bounds, Office
+from taskbus_agents.folders import Folders
+from taskbus_agents.headless import HeadlessAgent
+from taskbus_agents.spending import Spending
+from taskbus_agents.trouble import Conduct
+from taskbus_agents.workspace import Workspaces
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from taskbus.client import Bus
+    from taskbus.settings import Settings
+    from taskbus_agents.definition import Definition
+    from taskbus_agents.runner import Runner
+
+Agent: TypeAlias = HeadlessAgent | CommandAgent
+RUNS: Final = "runs"
+"""The folder in the home under which deliveries get theirs."""
+
+
+def handler(
+    definition: Definition,
+    *,
+    bus: Bus,
+    runner: Runner,
+    settings: Settings,
+    root: Path | None = None,
+    known: Mapping[str, Definition] | None = None,
+) -> Agent:
+    """What handles an agent's deliveries; their folders are made under `root`, by default `runs` in the home.
+
+    `known` are all agents that are defined here, by default those of the settings. Raises ConfigurationError for a
+    definition that cannot be served, or that the policy does not allow.
+    """
+    conduct, office = conduct_of(definition, settings), office_of(definition, settings, known)
+    folders = Folders(root or settings.home / RUNS)
+    inherited = {**os.environ, **definition.environment}
+    checks = Checks(runner, dict(os.environ), commands=conduct.commands)
+    if definition.adapter == COMMAND:
+        if not definition.command:
+            raise ConfigurationError(f"{definition.name} has no command.", advice="Name it with `command`.")
+        address = bus.connection.address
+        is_plain = definition.workspace in ("own", "as-is")
+        if definition.workspace == "as-is" and definition.folder is None:
+            raise ConfigurationError(f"{definition.name} has no folder to work in.", advice="Name it with `folder`.")
+        fixed = definition.folder if definition.workspace == "as-is" else None
+        return CommandAgent(
+            definition.command,
+            runner,
+            Folders(folders.root, fixed),
+            environment(
+                inherited,
+                agent=definition.name,
+                url=address.url() if address is not None else "",
+                namespace=bus.namespace,
+                home=settings.home,
+                office=office,
+            ),
+            office=office,
+            workspaces=None if is_plain else _workspaces(definition, folders, settings),
+            checks=checks,
+        )
+    return HeadlessAgent(
+        definition=with_provider(definition),
+        adapter=adapter(definition.adapter),
+        runner=runner,
+        workspaces=_workspaces(definition, folders, settings),
+        checks=checks,
+        environment=inherited,
+        office=office,
+        spending=spending_of(settings),
+        conduct=conduct,
+    )
+
+
+def with_provider(definition: Definition) -> Definition:
+    """The definition, with who runs the models of a program that has models of its own."""
+    usual = PROVIDERS.get(definition.adapter)
+    return replace(definition, provider=usual) if definition.provider is None and usual is not None else definition
+
+
+def conduct_of(definition: Definition, settings: Settings) -> Conduct:
+    """What the policy that the settings name says of an agent's runs. Raises ConfigurationError for a bad one."""
+    if settings.policy is None:
+        return Conduct()
+    from taskbus_agents.routing import RoutingPolicy
+    from taskbus_projections.policy_file import PolicyFile
+
+    policy = RoutingPolicy.load(settings.policy)
+    file = PolicyFile(settings.policy)
+    commands = file.table("checks", known=("commands",)).get("commands", True)
+    if not isinstance(commands, bool):
+        raise file.wrong(("checks", "commands"), commands, "true or false")
+    fallback = policy.terms.fallback
+    return Conduct(
+        bypass=policy.may_bypass(definition.name),
+        commands=commands,
+        waits=fallback.on["quota"] == "wait",
+        pause=fallback.pause,
+    )
+
+
+def office_of(definition: Definition, settings: Settings, known: Mapping[str, Definition] | None = None) -> Office:
+    """Where an agent stands among those that coordinate. Raises ConfigurationError for a bad policy."""
+    if known is None:
+        from taskbus_agents import registry
+
+        known = registry.read(settings)
+    name, above = definition.name, definition.coordinator
+    return Office(
+        agent=name,
+        coordinator=above if above != name else None,
+        team={each.name: each.description for each in known.values() if each.coordinator == name and each.name != name},
+        known=frozenset({*known, name}) if known else frozenset(),
+        bounds=bounds_of(settings),
+    )
+
+
+def bounds_of(settings: Settings) -> Bounds:
+    """What the table [coordination] of the policy says. Raises ConfigurationError."""
+    if settings.policy is None:
+        return Bounds()
+    from taskbus_projections.policy_file import PolicyFile
+
+    file, usual = PolicyFile(settings.policy), Bounds()
+    table = file.table("coordination", known=("again", "attempts"))
+
+    def number(key: str, default: int) -> int:
+        return file.number(("coordination", key), table.get(key, default), least=1, most=1000)
+
+    return Bounds(again=number("again", usual.again), attempts=number("attempts", usual.attempts))
+
+
+def spending_of(settings: Settings) -> Spending:
+    """How money is held and priced by the policy that the settings name."""
+    if settings.policy is None:
+        return Spending()
+    from taskbus_projections.policy import Policy
+
+    return Spending(Policy.of(settings))
+
+
+def _workspaces(definition: Definition, folders: Folders, settings: Settings) -> Workspaces:
+    return Workspaces(definition.workspace, folders, definition.folder, frozenset({settings.home}))

@@ -1,0 +1,86 @@
+"""Spending: the money of one run, held before it begins and told when it has ended.
+
+Owns the order: no price, no run, unless the definition says so; a hold for the model that will really run; prices on
+what was used. It keeps no counters: the bus does. Called by the shared run of agents.
+"""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, cast
+
+from msgspec.structs import replace
+
+from taskbus.envelope import Delegation, Usage, now
+from taskbus.errors import RefusedByBudget
+from taskbus.findings import printable
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Iterable
+
+    from taskbus.budget import Run
+    from taskbus.money import Caps
+    from taskbus.work import Work
+    from taskbus_agents.definition import Definition
+    from taskbus_projections.policy import Policy
+
+_LONGEST: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """Holds and prices by one policy, None without one: then the published prices count, and no caps but recorded
+    ones.
+    """
+
+    policy: Policy | None = None
+
+    @asynccontextmanager
+    async def held(
+        self, work: Work, definition: Definition, prompt: str, delegation: Delegation
+    ) -> AsyncGenerator[Run]:
+        """Money for one run: `usage` of what is given is what the run has used.
+
+        Left by a failure or a cancellation, it publishes that usage and ends the hold; left otherwise it does
+        nothing, since the outcome does both. Raises RefusedByBudget where nobody knows what the model costs, and
+        OverBudget where it is too much.
+        """
+        microusd, table = self._estimate(definition, prompt)
+        provider, model = definition.provider or "unknown", definition.model or "unknown"
+        caps: Caps = {}
+        if self.policy is not None:
+            root = work.delivery.entry.root
+            caps = cast("Caps", self.policy.caps_for(provider, definition.name, root, delegation.task_type))
+        async with work.bus.budget.held(
+            work.delivery, provider=provider, model=model, microusd=microusd, caps=caps, table=table
+        ) as held:
+            yield held
+
+    def priced(self, usage: Iterable[Usage], definition: Definition) -> tuple[Usage, ...]:
+        """What was used, with prices where there are some; of a run that does not tell, one call without counts."""
+        from taskbus_projections.quotes import priced  # the table of prices is large
+
+        found = tuple(usage) or (Usage(provider=definition.provider or "unknown", model=definition.model or "unknown"),)
+        return tuple(priced(self.policy, _named(each), now()) for each in found)
+
+    def _estimate(self, definition: Definition, prompt: str) -> tuple[int, str | None]:
+        from taskbus_agents.pricing import estimate
+
+        found = estimate(definition, prompt, self.policy, now())
+        if found is not None:
+            return found.microusd, found.table
+        if definition.unpriced:
+            return 0, None
+        what = f"{definition.provider or 'an unnamed provider'}/{definition.model or 'an unnamed model'}"
+        raise RefusedByBudget(
+            f"Nobody says what {what} costs, so that {definition.name} must not run. Name provider and model, and give "
+            f"the model a price under [prices] in the policy; or set `hold` in the agent's definition to what a run "
+            f"may cost, or `unpriced = true` to run it without."
+        )
+
+
+def _named(used: Usage) -> Usage:
+    """The same with names that any envelope can carry: they come from a program's output."""
+    provider, model = (printable(name, _LONGEST) or "unknown" for name in (used.provider, used.model))
+    return used if (provider, model) == (used.provider, used.model) else replace(used, provider=provider, model=model)

@@ -1,0 +1,105 @@
+"""Git worktrees: a checkout of a repository on a branch of its own, for one delivery.
+
+Owns what is asked of git. Runs none of the repository's hooks, and never asks anybody for a password. Called by the
+workspace, beside the event loop.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from taskbus.envelope import new_id
+from taskbus.errors import Permanent
+from taskbus.findings import printable
+
+_LONGEST: Final = 300.0
+_SHOWN: Final = 500
+_REF: Final = re.compile(r"[^A-Za-z0-9_\-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Worktree:
+    """A worktree of `repository` at `folder`, on `branch`, begun at the commit `base`; `inside` is where to work."""
+
+    repository: Path
+    folder: Path
+    branch: str
+    base: str
+    inside: Path
+
+    @classmethod
+    def add(cls, source: Path, folder: Path, name: str, *, start: str = "HEAD") -> Worktree:
+        """A new one at `folder`, which must be empty, from the repository around `source`.
+
+        Raises Permanent where there is none, or it has no commit.
+        """
+        top = _asked(source, "rev-parse", "--show-toplevel", why=f"{source} is in no git repository")
+        base = _asked(source, "rev-parse", "--verify", f"{start}^{{commit}}", why=f"{top} has no commit {start}")
+        branch = f"bus/{_REF.sub('-', name).strip('-')}"
+        if git(source, "show-ref", "--verify", "--quiet", f"refs/heads/{branch}").returncode == 0:
+            branch = f"{branch}-{new_id()[-6:]}"
+        _asked(source, "worktree", "add", "--quiet", "-b", branch, str(folder), base, why="git made no worktree")
+        inside = folder / source.resolve().relative_to(Path(top).resolve())
+        inside.mkdir(parents=True, exist_ok=True)  # a folder that no commit has
+        return cls(Path(top), folder, branch, base, inside)
+
+    @property
+    def commits(self) -> int:
+        """How many commits were made on it; 0 where that cannot be told."""
+        done = git(self.folder, "rev-list", "--count", f"{self.base}..HEAD")
+        return int(done.stdout) if done.returncode == 0 and done.stdout.strip().isdigit() else 0
+
+    def reset(self, commit: str) -> None:
+        """Have its branch go on from this commit. Raises Permanent."""
+        _asked(self.folder, "reset", "--quiet", "--hard", commit, why=f"git could not go on from {commit}")
+
+    def remove(self) -> None:
+        """Remove it and its branch. What cannot be removed stays: git then says so when somebody looks."""
+        git(self.repository, "worktree", "remove", "--force", str(self.folder))
+        git(self.repository, "worktree", "prune")
+        git(self.repository, "branch", "-D", self.branch)
+
+
+def head(folder: Path) -> str | None:
+    """The commit that a worktree stands at; None for what is none."""
+    done = git(folder, "rev-parse", "--verify", "HEAD^{commit}")
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def begun(source: Path, stopped: str) -> str:
+    """The commit that work which stopped at another one was begun from; that one itself where git does not know."""
+    done = git(source, "merge-base", "HEAD", stopped)
+    return done.stdout.strip() if done.returncode == 0 else stopped
+
+
+def git(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run git in a folder. Raises Permanent where it is not installed, or does not come to an end."""
+    # What a git that runs a hook has set would point it elsewhere.
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    try:
+        return subprocess.run(
+            ["git", "-c", "core.hooksPath=/dev/null", "-C", str(folder), *words],  # noqa: S607 - git is the user's
+            env={**kept, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_LONGEST,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        message = f"git could not be run in {folder}: {error}. Install it, or use another kind of workspace."
+        raise Permanent(message) from error
+
+
+def _asked(folder: Path, *words: str, why: str) -> str:
+    done = git(folder, *words)
+    if done.returncode != 0:
+        said = printable(done.stderr.strip(), _SHOWN)
+        raise Permanent(f'{why}: {said} Commit something first, or use `workspace = "copy"`.')
+    return done.stdout.strip()
