@@ -10,19 +10,21 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, NoReturn, TypeAlias, cast
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import anyio.to_thread
 
 from taskbus.errors import Retryable
 from taskbus.findings import printable
+from taskbus_agents import fitting
 from taskbus_agents.outcome import last_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from taskbus_agents.runner import Ended, Runner
     from taskbus_agents.workspace import Changes
@@ -45,8 +47,10 @@ _FORMS: Final[Mapping[str, Form]] = {
     "schema:": "schema",
     "says:": "says",
 }
-_INTERPRETERS: Final = re.compile(r"(?:.*/)?(?:(?:ba|da|z|k|a)?sh|python[0-9.]*|node|ruby|perl|deno|bun)")
-_OPERATORS: Final = frozenset({"&&", "||", ";", "|", "&", "!", "(", "{", "then", "do", "if", "time", "exec", "env"})
+_INTERPRETERS: Final = re.compile(
+    r"(?:.*/)?(?:(?:ba|da|z|k|a)?sh|python[0-9.]*|node|ruby|perl|deno|bun|\.|source|timeout|nice|nohup|sudo|command)"
+)
+_OPERATORS: Final = frozenset({"!", "{", "}", "then", "do", "if", "else", "while", "time", "exec", "env"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +77,16 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Checks:
-    """How criteria are run: with which environment, for how many seconds at most; `commands`: whether at all."""
+    """How criteria are run: with which environment, each for how many seconds at most; `commands`: whether at all.
+
+    `until` is when all of them must be done, on anyio's clock.
+    """
 
     runner: Runner
     environment: Mapping[str, str]
     timeout: float = LONGEST
     commands: bool = True
+    until: float | None = None
 
     async def run(self, criteria: Sequence[str], seen: Seen) -> list[Checked]:
         """Run those that can be run, in their order. Raises Retryable where the system has no room for a command."""
@@ -88,6 +96,8 @@ class Checks:
         form, words = parsed(criterion)
         if form == "text":
             return Checked(criterion, "not-run", "It is a text, which only a reviewer can judge.")
+        if form == "schema":
+            return await self._fitted(criterion, words, seen)
         if form != "command":
             met, evidence = await anyio.to_thread.run_sync(partial(_LOOKS[form], words, seen))
             return Checked(criterion, "met" if met else "not-met", evidence)
@@ -95,23 +105,46 @@ class Checks:
             return Checked(criterion, "not-run", "The policy allows no commands of a delegation.")
         if changed := _changed_program(words, seen):
             return Checked(criterion, "not-met", f"The run has changed the check itself: {printable(changed, _SHOWN)}.")
-        return await self._commanded(criterion, words, seen)
+        ended = await self._ran(("sh", "-c", words), seen)
+        if isinstance(ended, str):
+            return Checked(criterion, "not-met", ended)
+        return Checked(criterion, "met" if ended.code == 0 and ended.cut is None else "not-met", _told(ended))
 
-    async def _commanded(self, criterion: str, command: str, seen: Seen) -> Checked:
+    async def _fitted(self, criterion: str, words: str, seen: Seen) -> Checked:
+        order = await anyio.to_thread.run_sync(_to_fit, words, seen)
+        if isinstance(order, str):
+            return Checked(criterion, "not-met", order)
+        # Without -P it would import whatever has the name of a library in the folder.
+        program = (sys.executable, "-P", "-m", fitting.__name__)
+        ended = await self._ran(program, seen, stdin=order, most=fitting.LONGEST)
+        if isinstance(ended, str) or ended.code != 0 or ended.cut is not None:
+            return Checked(criterion, "not-met", ended if isinstance(ended, str) else _told(ended))
+        met, evidence = fitting.fitted(ended.stdout)
+        return Checked(criterion, "met" if met else "not-met", evidence)
+
+    async def _ran(
+        self, command: tuple[str, ...], seen: Seen, *, stdin: bytes = b"", most: float = LONGEST
+    ) -> Ended | str:
+        """How a command ended; else why it did not begin."""
+        seconds = min(self.timeout, most)
+        if self.until is not None:
+            seconds = min(seconds, self.until - anyio.current_time())
+        if seconds <= 0:
+            return "There was no time left to run it."
         try:
-            ended = await self.runner.run(
-                ("sh", "-c", command),
+            return await self.runner.run(
+                command,
+                stdin=stdin,
                 cwd=seen.folder,
                 env=self.environment,
-                timeout=self.timeout,
+                timeout=seconds,
                 silence=None,
                 output=MOST_OUTPUT,
             )
         except Retryable:
             raise
         except (OSError, ValueError) as error:  # a NUL in the command, or the folder is gone
-            return Checked(criterion, "not-met", f"It could not be started: {printable(str(error), _SHOWN)}.")
-        return Checked(criterion, "met" if ended.code == 0 and ended.cut is None else "not-met", _told(ended))
+            return f"It could not be started: {printable(str(error), _SHOWN)}."
 
 
 def parsed(criterion: str) -> tuple[Form, str]:
@@ -176,20 +209,38 @@ def _changed_program(command: str, seen: Seen) -> str | None:
 
     What it is run on (tests, for example) may well be what was to be changed.
     """
-    try:
-        words = shlex.split(command, comments=True)
-    except ValueError:
-        words = command.split()
-    begins = True
-    for word in words:
-        bare = word.rstrip(";")
-        if begins and not word.startswith("-") and "=" not in word and word not in _OPERATORS:
-            change = seen.changes.of(relative(seen.folder, bare))
-            if change is not None and change.kind == "changed":
-                return bare
-            begins = _INTERPRETERS.fullmatch(bare) is not None
-        begins = begins or word in _OPERATORS or word.endswith(";")
+    here, begins, goes = "", True, False
+    for word in _words(command):
+        if word in _OPERATORS or not word.strip(";&|()"):
+            begins, goes = True, False
+        elif goes:
+            here, goes = f"{here}{word}/", False
+        elif begins and not word.startswith("-") and "=" not in word and not word[0].isdigit():
+            path = word if word.startswith("/") else f"{here}{word}"
+            if _is_other(path, seen):
+                return path
+            goes = word == "cd"
+            begins = _INTERPRETERS.fullmatch(word) is not None
     return None
+
+
+def _words(command: str) -> Iterator[str]:
+    for line in command.splitlines():
+        split = shlex.shlex(line, posix=True, punctuation_chars=True)
+        split.whitespace_split = True
+        try:
+            yield from split
+        except ValueError:  # a quotation that does not end in its line
+            yield from line.split()
+        yield ";"
+
+
+def _is_other(path: str, seen: Seen) -> bool:
+    """Whether a file stood there before and was changed, be it what a link leads to."""
+    place = within(seen.folder, path)
+    real = relative(seen.folder.resolve(), str(place)) if place is not None else path
+    found = (seen.changes.of(name) for name in {relative(seen.folder, path), real})
+    return any(each is not None and each.kind == "changed" for each in found)
 
 
 def _file(path: str, seen: Seen) -> tuple[bool, str]:
@@ -217,62 +268,39 @@ def _changed(path: str, seen: Seen) -> tuple[bool, str]:
     return True, f"{printable(found[0].path, _SHOWN)}: {found[0]}{more}."
 
 
-def _schema(words: str, seen: Seen) -> tuple[bool, str]:
+def _to_fit(words: str, seen: Seen) -> bytes | str:
+    """What is compared for a criterion with a schema; else why nothing can be."""
     path, _, schema = words.partition(" ")
     document = _read(seen, path)
     if isinstance(document, str):
-        return False, f"{printable(path, _SHOWN)}: {document}"
+        return f"{printable(path, _SHOWN)}: {document}"
     schema = schema.strip()
     if not schema:
-        return False, "The criterion names no schema."
-    if schema.startswith("{"):
-        try:
-            wanted: object = json.loads(schema)
-        except (ValueError, RecursionError) as error:
-            return False, f"The schema is no JSON: {printable(str(error), _SHOWN)}."
-    else:
+        return "The criterion names no schema."
+    text: bytes | str = schema
+    if not schema.startswith("{"):
         if seen.changes.of(relative(seen.folder, schema)) is not None:
-            return False, f"The run has changed the schema itself: {printable(schema, _SHOWN)}."
-        found = _read(seen, schema)
-        if isinstance(found, str):
-            return False, f"The schema {printable(schema, _SHOWN)}: {found}"
-        (wanted,) = found
-    return _validated(document[0], wanted)
-
-
-def _validated(document: object, schema: object) -> tuple[bool, str]:
-    import jsonschema_rs  # for this criterion alone
-
+            return f"The run has changed the schema itself: {printable(schema, _SHOWN)}."
+        text = _read(seen, schema)
+        if isinstance(text, str):
+            return f"The schema {printable(schema, _SHOWN)}: {text}"
     try:
-        # Nothing is fetched: a schema that refers to another one has to bring it along.
-        validator = jsonschema_rs.validator_for(cast("dict[str, object]", schema), retriever=_never)
-        errors = [
-            f"{'/'.join(map(str, each.instance_path)) or '.'}: {each.message}"
-            for each in validator.iter_errors(document)
-        ]
-    except (ValueError, jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError) as error:
-        return False, f"The schema cannot be used: {printable(str(error), _SHOWN)}."
-    if errors:
-        more = f" ({len(errors)} mistakes)" if len(errors) > 1 else ""
-        return False, f"{printable(errors[0], _SHOWN)}{more}."
-    return True, "It fits the schema."
+        return fitting.order(json.loads(text), document)
+    except (ValueError, RecursionError) as error:
+        return f"The schema is no JSON: {printable(str(error), _SHOWN)}."
 
 
-def _never(uri: str) -> NoReturn:
-    raise ValueError(f"a schema is not fetched: {uri}")
-
-
-def _read(seen: Seen, path: str) -> tuple[object] | str:
-    """The JSON document in a file; else why there is none."""
+def _read(seen: Seen, path: str) -> bytes | str:
+    """The bytes of a file; else why there are none."""
     place = within(seen.folder, path)
     if place is None or not place.is_file():
         return "there is no such file in the working folder."
-    if place.stat().st_size > _DOCUMENT:
-        return f"it is larger than {_DOCUMENT >> 20} MiB."
     try:
-        return (json.loads(place.read_bytes()),)
-    except (OSError, ValueError, RecursionError) as error:
-        return f"it is no JSON that can be read: {printable(str(error), _SHOWN)}."
+        if place.stat().st_size > _DOCUMENT:
+            return f"it is larger than {_DOCUMENT >> 20} MiB."
+        return place.read_bytes()
+    except OSError as error:
+        return f"it cannot be read: {printable(str(error), _SHOWN)}."
 
 
 def _says(words: str, seen: Seen) -> tuple[bool, str]:
@@ -285,4 +313,4 @@ def _says(words: str, seen: Seen) -> tuple[bool, str]:
     return True, f"Its answer has {len(seen.answer)} characters."
 
 
-_LOOKS: Final = {"file": _file, "changed": _changed, "schema": _schema, "says": _says}
+_LOOKS: Final = {"file": _file, "changed": _changed, "says": _says}

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from taskbus.envelope import AnyEnvelope, Usage
     from taskbus.work import Work
     from taskbus_agents.checks import Checks
     from taskbus_agents.runner import Ended, Runner
@@ -45,7 +46,8 @@ class CommandAgent:
     its delivery.
 
     It works in a folder of `folders`, or in what `workspaces` make where they are given. `checks` run the acceptance
-    criteria that can be run; without them none is. `on_start` is told of each run, `on_incident` of what is odd and
+    criteria that can be run; without them none is. `price` puts prices on usage that the command tells without.
+    `on_start` is told of each run, `on_incident` of what is odd and
     no failure, `on_stderr` is given each line of stderr, with its task.
     """
 
@@ -56,6 +58,7 @@ class CommandAgent:
     workspaces: Workspaces | None = None
     checks: Checks | None = None
     office: Office | None = None
+    price: Callable[[Usage], Usage] | None = None
     on_start: Callable[[Work], None] = lambda _work: None
     on_incident: Callable[[str], None] = lambda _incident: None
     on_stderr: Callable[[str, str], None] | None = None
@@ -104,9 +107,23 @@ class CommandAgent:
             kept = printed.keep()
             place.leave()
             raise retry.failure(ended, words, kept=kept)
-        if delivery.is_to_decide:
-            return [await self._decided(work, task, place, words, printed)]
-        return [await self._settling(work, task, place, words, printed)]
+        settle = self._decided if delivery.is_to_decide else self._settling
+        return [self._priced(await settle(work, task, place, words, printed))]
+
+    def _priced(self, made: Document) -> Document:
+        """The same with prices on what was used."""
+        envelope = made.envelope
+        if self.price is None or all(used.cost is not None for used in envelope.usage):
+            return made
+        usage = tuple(used if used.cost is not None else self.price(used) for used in envelope.usage)
+        return self._with(made, structs.replace(envelope, usage=usage))
+
+    @staticmethod
+    def _with(made: Document, envelope: AnyEnvelope) -> Document:
+        """Another envelope in the place of one that was written; what was written stays beside it."""
+        found = document(envelope)
+        source, kind = made.source or made.body, made.source_type or made.content_type
+        return Document(found.envelope, found.body, found.content_type, source, kind)
 
     def _office(self, work: Work) -> Office:
         return self.office or Office(work.delivery.agent)
@@ -217,9 +234,7 @@ class CommandAgent:
         if changes is None and made.result.status == claim.result.status:
             return settling
         gates = structs.replace(envelope.quality_gates or QualityGates(), output=gate)
-        proven = document(structs.replace(envelope, payload=made, quality_gates=gates))
-        source, kind = settling.source or settling.body, settling.source_type or settling.content_type
-        return Document(proven.envelope, proven.body, proven.content_type, source, kind)
+        return self._with(settling, structs.replace(envelope, payload=made, quality_gates=gates))
 
     def _report(self, task: str, incident: str) -> None:
         self.on_incident(f"Task {task}: {incident}")

@@ -103,7 +103,7 @@ def further(
     details = ErrorDetails(
         level=about.level,
         category=about.category,
-        message=f"{message}{SAID}{about.message.rpartition(SAID)[2]}"[:LONGEST],
+        message=f"{message.rstrip('.')}.{SAID}{about.message.rpartition(SAID)[2]}"[:LONGEST],
         attempted_recovery=about.attempted_recovery,
     )
     found = Decision(Escalation(error_details=details))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeAlias, cast
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, cast
 
 import msgspec
 from msgspec import structs
@@ -23,6 +23,7 @@ from taskbus.shorthand import ShortDelegation
 from taskbus.supervision import HIGHEST, LEVEL
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from datetime import datetime
 
     from taskbus.work import Work
@@ -54,6 +55,7 @@ class _Passed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     escalation: str
     recipient: str | None = None
     level: int | None = None
+    category: Literal["execution", "validation", "integration", "architectural"] | None = None
     recovery: str | None = None
     usage: tuple[Usage, ...] = ()
 
@@ -78,7 +80,7 @@ def read(work: Work, task: Begun, said: bytes) -> Decision | str:
     text = said.decode(errors="replace")
     if not text.strip():
         return "it wrote nothing"
-    short = _in_short(text)
+    short = in_short(text)
     try:
         if short is not None:
             return _of_short(work, task, short)
@@ -94,8 +96,8 @@ def refused(error: InvalidEnvelope) -> str:
     return f"what it wrote is no decision: {'; '.join(printable(str(each), _SHOWN) for each in error.problems[:5])}"
 
 
-def _in_short(text: str) -> _Plain | None:
-    """The last object in a text that is a decision in short."""
+def in_short(text: str, keys: Collection[str] = KEYS) -> _Plain | None:
+    """The last object in a text that is something in short, known by just one of these keys."""
     searched = text[-_SEARCHED:]
     decoder, found, at = json.JSONDecoder(), None, searched.find("{")
     while at >= 0:
@@ -105,9 +107,9 @@ def _in_short(text: str) -> _Plain | None:
             end = at + 1
         else:
             names = cast("_Plain", plain).keys() if isinstance(plain, dict) else ()
-            if sum(name in KEYS for name in names) == 1:
+            if sum(name in keys for name in names) == 1 and "status" not in names:
                 found = cast("_Plain", plain)
-            elif found is not None and "status" in names:
+            elif "status" in names or "question" in names:
                 found = None  # something else was said last
         at = searched.find("{", end)
     return found
@@ -117,17 +119,20 @@ def _of_short(work: Work, task: Begun, short: _Plain) -> Decision:
     if "answer" in short:
         said = msgspec.convert(short, _Answered)
         return Decision(Answer(answer=said.answer), None, said.usage)
-    if "escalation" in short:
-        passed = msgspec.convert(short, _Passed)
-        about = came(work)
-        details = ErrorDetails(
-            level=max(1, min(passed.level or about.level, HIGHEST)),
-            category=about.category,
-            message=passed.escalation[:LONGEST],
-            attempted_recovery=passed.recovery or about.attempted_recovery,
-        )
-        return Decision(Escalation(error_details=details), _named(passed.recipient), passed.usage)
-    return _of_handoff(task, short)
+    return escalation(short, came(work)) if "escalation" in short else _of_handoff(task, short)
+
+
+def escalation(short: _Plain, about: ErrorDetails | None = None) -> Decision:
+    """An escalation in short; what it leaves out is as it was said before. Raises msgspec.ValidationError."""
+    said = msgspec.convert(short, _Passed)
+    about = about or ErrorDetails(level=LEVEL, category=said.category or "execution", message=said.escalation)
+    details = ErrorDetails(
+        level=max(1, min(said.level or about.level, HIGHEST)),
+        category=said.category or about.category,
+        message=said.escalation[:LONGEST],
+        attempted_recovery=said.recovery or about.attempted_recovery,
+    )
+    return Decision(Escalation(error_details=details), _named(said.recipient), said.usage)
 
 
 def _of_handoff(task: Begun, short: _Plain) -> Decision:

@@ -123,7 +123,8 @@ def judged(run: Run) -> Judgment:
 
 def _claimed(run: Run) -> Judgment:
     """Of a success that no criterion stands for."""
-    shown = run.changes.shown
+    # Who may only look has not made what has changed meanwhile.
+    shown = run.changes.shown if run.permission != "read" or run.word_counts else ()
     if run.refused:
         tools = printable(", ".join(dict.fromkeys(run.refused)), _SHOWN)
         message = f"It was not allowed to use {tools}, so that what it did is not known to be all."
@@ -158,6 +159,8 @@ def verification(run: Run) -> str:
         lines.append(f"Git worktree {tree.folder} on branch {tree.branch}, {run.changes.commits} commits.")
     if run.tools is not None:
         lines.append(f"Tool calls: {run.tools}.")
+    if run.permission == "read" and run.changes.files and not run.word_counts:
+        lines.append("Note: it may only look, and what has changed meanwhile is not said to be its work.")
     lines += [f"Note: {note}" for note in run.notes]
     if run.claim is not None and run.claim.verification_result:
         lines += ["The agent's own word, not checked:", run.claim.verification_result]
@@ -191,6 +194,8 @@ def _contradictions(run: Run) -> list[str]:
     if run.changes.is_gone:
         return ["its working folder is gone"]
     found: list[str] = []
+    if run.permission == "read" and run.workspace.is_own and run.changes.files and not run.word_counts:
+        found.append(f"it may only look, and has changed {printable(run.changes.files[0].path, _SHOWN)}")
     inside = unchanged = 0
     for each in _named(run):
         if _URL.match(each.path):

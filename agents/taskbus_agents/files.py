@@ -7,17 +7,22 @@ Blocking. Called by the shared run of agents.
 from __future__ import annotations
 
 import os
+import stat
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from taskbus.errors import Permanent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 LARGEST: Final = 16 << 20
 """Bytes of a file that are read, its last ones."""
-_LOOKED_AT: Final = 1000
+MOST_FILES: Final = 50_000
+"""So many files of one name are looked at: a user's sessions of years."""
+Stamp: TypeAlias = tuple[int, int, int]
+"""The time of its last change in nanoseconds, its size, its inode: no clock is asked, which may be set meanwhile."""
 
 
 def write(files: Mapping[Path, bytes], home: Path) -> None:
@@ -30,23 +35,38 @@ def write(files: Mapping[Path, bytes], home: Path) -> None:
             file.write(data)
 
 
-def read(names: Mapping[str, str], home: Path, *, since: float) -> dict[str, bytes]:
+def stamps(names: Mapping[str, str], home: Path) -> dict[Path, Stamp]:
+    """Which files of these names are there before a run, and as which: by what they are told from those of the run."""
+    return {path: stamp for glob in names.values() for path, stamp in _looked_at(glob, home)}
+
+
+def read(names: Mapping[str, str], home: Path, *, before: Mapping[Path, Stamp]) -> dict[str, bytes]:
     """The files of these names, by globs below a home or by full paths, globs as well, as far as they are there.
 
-    Of several, the one that was written last. `since` is when the run began, in seconds since the epoch: what was
-    not written after it belongs to another run.
+    Of several, the one that was written last. What is as it was `before` the run belongs to another one.
     """
     found: dict[str, bytes] = {}
     for name, glob in names.items():
-        newest = _newest(_candidates(glob, home), since)
+        written = [(stamp, path) for path, stamp in _looked_at(glob, home) if before.get(path) != stamp]
+        newest = max(written, default=None)
         if newest is not None:
             try:
-                with newest.open("rb") as file:
-                    file.seek(max(0, newest.stat().st_size - LARGEST))
+                with newest[1].open("rb") as file:
+                    file.seek(max(0, newest[0][1] - LARGEST))
                     found[name] = file.read(LARGEST)
             except OSError:
                 continue  # it is gone again: the adapter does without it, as when it was never there
     return found
+
+
+def _looked_at(glob: str, home: Path) -> Iterator[tuple[Path, Stamp]]:
+    for path in islice(_candidates(glob, home), MOST_FILES):
+        try:
+            status = path.stat()
+        except OSError:
+            continue
+        if stat.S_ISREG(status.st_mode):
+            yield path, (status.st_mtime_ns, status.st_size, status.st_ino)
 
 
 def _candidates(glob: str, home: Path) -> Iterable[Path]:
@@ -54,18 +74,3 @@ def _candidates(glob: str, home: Path) -> Iterable[Path]:
     if not path.is_absolute():
         return home.glob(glob)
     return [path] if path.is_file() else Path(path.anchor).glob(str(path.relative_to(path.anchor)))
-
-
-def _newest(files: Iterable[Path], since: float) -> Path | None:
-    newest: tuple[float, Path] | None = None
-    for number, each in enumerate(files):
-        if number >= _LOOKED_AT:
-            break
-        try:
-            status = each.stat()
-        except OSError:
-            continue
-        # File systems keep times of a second or two at worst.
-        if each.is_file() and status.st_mtime >= since - 2 and (newest is None or status.st_mtime > newest[0]):
-            newest = (status.st_mtime, each)
-    return newest[1] if newest is not None else None

@@ -22,10 +22,11 @@ from taskbus_agents.trouble import Conduct
 from taskbus_agents.workspace import Workspaces
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from taskbus.client import Bus
+    from taskbus.envelope import Usage
     from taskbus.settings import Settings
     from taskbus_agents.definition import Definition
     from taskbus_agents.runner import Runner
@@ -66,7 +67,7 @@ def handler(
             runner,
             Folders(folders.root, fixed),
             environment(
-                inherited,
+                {**inherited, **_model(definition)},
                 agent=definition.name,
                 url=address.url() if address is not None else "",
                 namespace=bus.namespace,
@@ -74,6 +75,7 @@ def handler(
                 office=office,
             ),
             office=office,
+            price=_price(settings),
             workspaces=None if is_plain else _workspaces(definition, folders, settings),
             checks=checks,
         )
@@ -155,6 +157,18 @@ def spending_of(settings: Settings) -> Spending:
     from taskbus_projections.policy import Policy
 
     return Spending(Policy.of(settings))
+
+
+def _price(settings: Settings) -> Callable[[Usage], Usage] | None:
+    """What puts prices on usage, where there is a policy."""
+    spending = spending_of(settings)
+    return spending.price if spending.policy is not None else None
+
+
+def _model(definition: Definition) -> dict[str, str]:
+    """Which model a command is to run, where its definition names one."""
+    named = {"BUS_PROVIDER": definition.provider, "BUS_MODEL": definition.model}
+    return {name: value for name, value in named.items() if value is not None}
 
 
 def _workspaces(definition: Definition, folders: Folders, settings: Settings) -> Workspaces:

@@ -19,11 +19,11 @@ from taskbus import codec
 from taskbus.envelope import Acknowledgment, Completion, Delegation, Escalation, QualityGates, now
 from taskbus.errors import ConfigurationError, LifecycleConflict, Permanent
 from taskbus.work import Outcome
-from taskbus_agents import evidence, files, outcome, trouble
+from taskbus_agents import evidence, files, outcome, surroundings, trouble
 from taskbus_agents.adapter import Job, Report
-from taskbus_agents.adapters import PROVIDERS
 from taskbus_agents.checks import Seen
 from taskbus_agents.coordination import Office, further, settling
+from taskbus_agents.masking import Mask
 from taskbus_agents.prompt import prompt
 from taskbus_agents.spending import Spending
 from taskbus_agents.taken import answered, asks_for_work, begun, going, is_ours, lines_to, place_of
@@ -45,10 +45,7 @@ if TYPE_CHECKING:
 
 OUTPUT: Final = 64 << 20
 """Bytes that a program may print: a stream of records has every call and every file in it."""
-_TASK_VARIABLES: Final = ("BUS_TASK", "BUS_TOKEN", "BUS_ATTEMPT", "BUS_TRY", "BUS_PREVIOUS")
-_HOMES: Final = ("XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME")
 _SOON: Final = 1.0
-_SHORTEST_KEY: Final = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,20 +102,30 @@ class HeadlessAgent:
         decides = work.delivery.is_to_decide
         definition = self.definition if decides else self._running(task.delegation)
         await work.acknowledged(_accepted(definition))
-        left = None if decides else _left(task)
-        if left is not None and left <= 0:
-            return [outcome.failure(work, "timeout", "The deadline was over before the work began.")]
+        claim = self.workspaces.claim(shared=definition.permission == "read")
+        waits = f"Task {work.delivery.task}: it waits for {claim.folder}, in which another delivery is worked on."
+        try:
+            is_over = not await claim.taken(lambda: not decides and _is_over(task), lambda: self.on_incident(waits))
+            if is_over or (not decides and _is_over(task)):
+                return [outcome.failure(work, "timeout", "The deadline was over before the work began.")]
+            return await self._worked_on(work, task, definition)
+        except LifecycleConflict:
+            if not decides:
+                raise
+            return None  # somebody has decided before there was money for it
+        finally:
+            claim.leave()
+
+    async def _worked_on(self, work: Work, task: Begun, definition: Definition) -> list[Document] | None:
+        """In a workspace that is made for it, and left."""
         workspace = await anyio.to_thread.run_sync(
             self.workspaces.make, work.delivery.task, place_of(work, task.task), going(task.said)
         )
         changes = None
         try:
+            left = None if work.delivery.is_to_decide else _left(task, self.runner.grace)
             one = await self._prepared(work, task, workspace, left, definition)
             changes, settled = await one.done()
-        except LifecycleConflict:
-            if not decides:
-                raise
-            settled = None  # somebody has decided before there was money for it
         finally:
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(workspace.leave, changes)
@@ -133,11 +140,9 @@ class HeadlessAgent:
         self, work: Work, task: Begun, workspace: Workspace, left: float | None, definition: Definition
     ) -> _One:
         """One run, ready to begin. Raises Permanent where it cannot be, however often it is tried."""
-        if definition.provider != self.definition.provider and self.adapter.name in PROVIDERS:
-            raise Permanent(
-                f"The route asks for {definition.provider}/{definition.model}, and {definition.name} has models of "
-                f"{self.definition.provider} alone. Delegate the task to another agent, or name another model."
-            )
+        unfit = trouble.unfit(self.definition, definition, self.adapter)
+        if unfit is not None:
+            raise unfit
         text = prompt(
             task.said,
             definition,
@@ -156,20 +161,9 @@ class HeadlessAgent:
             home=workspace.home,
             definition=definition,
             timeout=min(limits, default=None),
-            key=self._key(),
+            key=surroundings.key(self.environment, self.definition),
         )
         return _One(self, work, task, workspace, job)
-
-    def _key(self) -> str | None:
-        name = self.definition.key
-        if name is None:
-            return None
-        key = self.definition.environment.get(name) or self.environment.get(name)
-        if not key:
-            raise Permanent(
-                f"{self.definition.name} has its key in {name}, which is not set in the environment of the worker."
-            )
-        return key
 
 
 @dataclass(slots=True)
@@ -182,7 +176,7 @@ class _One:
     workspace: Workspace
     job: Job
     launch: Launch | None = None
-    began: float = 0.0
+    before: Mapping[Path, files.Stamp] = field(default_factory=dict["Path", "files.Stamp"])
 
     async def done(self) -> tuple[Changes | None, list[Document] | None]:
         """Run it, and see what came of it."""
@@ -230,14 +224,15 @@ class _One:
             return report
 
         def cancelled(ended: Ended) -> None:
-            ended = hidden(ended, self.job.key)
+            ended = self._mask(launch).ended(ended)
             self.workspace.keep(ended)
             over(ended)
 
         await anyio.to_thread.run_sync(files.write, launch.files, self.workspace.home)
         agent.on_start(self.work)
-        self.began = now().timestamp()
-        listen = lines_to(agent.on_stderr, self.work.delivery.task)
+        self.before = await anyio.to_thread.run_sync(files.stamps, launch.reads, self._home())
+        mask, show = self._mask(launch), agent.on_stderr
+        listen = lines_to(show and (lambda name, line: show(name, mask.text(line))), self.work.delivery.task)
         try:
             ended = await agent.runner.run(
                 launch.command,
@@ -258,7 +253,7 @@ class _One:
         if ended.left:
             left = ", ".join(map(str, ended.left))
             self._tell(f"What the agent started could not be ended, and still runs: process {left}.")
-        ended = hidden(ended, self.job.key)
+        ended = self._mask(launch).ended(ended)
         return ended, over(ended)
 
     def _launch(self) -> Launch:
@@ -272,8 +267,8 @@ class _One:
         return self.launch
 
     def _report(self, ended: Ended, launch: Launch) -> Report:
-        read = files.read(launch.reads, self._home(), since=self.began)
         try:
+            read = files.read(launch.reads, self._home(), before=self.before)
             found = self.agent.adapter.report(ended, self.job, read)
         except Exception as error:  # noqa: BLE001 - a fault of ours in reading must not cost what is known of the run
             self._tell(f"What {self.agent.adapter.name} printed could not be read: {error!r}.")
@@ -281,23 +276,13 @@ class _One:
         return trouble.told(found, ended)
 
     def _home(self) -> Path:
-        if self.job.definition.home == "private":
-            return self.workspace.home
-        return Path(self.agent.environment.get("HOME") or Path.home())
+        return surroundings.home(self.agent.environment, self.job.definition, self.workspace)
+
+    def _mask(self, launch: Launch) -> Mask:
+        return Mask.of(self._environment(launch), self.job.key)
 
     def _environment(self, launch: Launch) -> dict[str, str]:
-        """What the program finds: not what would let it publish an outcome past the evidence."""
-        own = {name: value for name, value in self.agent.environment.items() if name not in _TASK_VARIABLES}
-        if self.job.definition.home == "private":
-            own = {name: value for name, value in own.items() if name not in _HOMES}
-            own["HOME"] = str(self.workspace.home)
-        own["PWD"] = str(self.workspace.folder)
-        for name, value in {**self.job.definition.environment, **launch.environment}.items():
-            if value is None:
-                own.pop(name, None)
-            else:
-                own[name] = value
-        return own
+        return surroundings.environment(self.agent.environment, self.job.definition, launch, self.workspace)
 
     async def _outcome(
         self, ended: Ended, report: Report, changes: Changes, kept: Path | None, usage: tuple[Usage, ...]
@@ -341,12 +326,13 @@ class _One:
         """The criteria of the delegation, run for as long as its deadline allows."""
         if (claim is not None and claim.result.status == "failure") or changes.is_gone:
             return ()
-        left = _left(self.task)
+        left = _left(self.task, self.agent.runner.grace)
         checks = self.agent.checks
         if left is not None:
-            checks = replace(checks, timeout=min(checks.timeout, max(left, _SOON)))
+            checks = replace(checks, until=anyio.current_time() + max(left, _SOON))
         answer = (claim.result.description if claim is not None else None) or said
-        return await checks.run(self.task.delegation.acceptance_criteria, Seen(self.workspace.folder, changes, answer))
+        found = await checks.run(self.task.delegation.acceptance_criteria, Seen(self.workspace.folder, changes, answer))
+        return self._mask(self._launch()).checked(found)
 
     def _made(
         self,
@@ -379,18 +365,18 @@ class _One:
         self.agent.on_incident(f"Task {self.work.delivery.task}: {incident}")
 
 
-def hidden(ended: Ended, key: str | None) -> Ended:
-    """The end of a run without the key, which programs print when it is wrong: this goes into envelopes and logs."""
-    if key is None or len(key) < _SHORTEST_KEY:
-        return ended
-    found = key.encode()
-    return replace(ended, stdout=ended.stdout.replace(found, b"***"), stderr=ended.stderr.replace(found, b"***"))
-
-
 def _accepted(definition: Definition) -> Acknowledgment:
     return Acknowledgment(accepted=True, provider=definition.provider, model=definition.model)
 
 
-def _left(task: Begun) -> float | None:
-    """Seconds until the deadline; None without one."""
-    return (task.deadline - now()).total_seconds() if task.deadline is not None else None
+def _left(task: Begun, grace: float = 0.0) -> float | None:
+    """Seconds until the deadline; None without one. With a grace, so much less that what is cut has ended by then."""
+    if task.deadline is None:
+        return None
+    left = (task.deadline - now()).total_seconds()
+    return left - min(grace, left / 10)
+
+
+def _is_over(task: Begun) -> bool:
+    left = _left(task)
+    return left is not None and left <= 0

@@ -12,6 +12,8 @@ import signal
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
+import msgspec
+
 from taskbus import codec, lenient, shorthand
 from taskbus.codec import Document
 from taskbus.envelope import Acknowledgment, Completion, ErrorDetails, Escalation, Question, Result, now
@@ -19,6 +21,7 @@ from taskbus.errors import InvalidEnvelope, Problem
 from taskbus.findings import printable
 from taskbus.lifecycle import BUS, HUMAN
 from taskbus.work import Outcome
+from taskbus_agents import decision
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -49,7 +52,8 @@ Reason = Literal[
     "garbage",
 ]
 """Why a completion is a failure that the agent did not report itself: its `termination_reason`."""
-_ATTEMPT: Final = re.compile(r"<agent-message|\"(?:status|question)\"\s*:")
+_ENVELOPE: Final = frozenset({"type", "payload", "sender"})
+_ATTEMPT: Final = re.compile(r"<agent-message|\"(?:status|question|escalation)\"\s*:")
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +187,9 @@ def _understood(
 def _read(work: Work, words: bytes, published: Callable[[Completion], Completion], coordinator: str | None) -> Document:
     """A whole document, or else the one in a text. Raises InvalidEnvelope with every problem."""
     strict: InvalidEnvelope | None = None
+    short = decision.in_short(words.decode(errors="replace"), ("escalation",)) if b'"escalation"' in words else None
+    if short is not None and not _ENVELOPE.intersection(short):
+        return _escalated(work, short, words, coordinator)
     try:
         if shorthand.is_shorthand(words):
             read = shorthand.read_question if shorthand.is_question(words) else shorthand.read_completion
@@ -211,6 +218,18 @@ def _read(work: Work, words: bytes, published: Callable[[Completion], Completion
         made = _composed(work, found.envelope.payload, found.envelope.usage, published)
         return _with_source(made, words, FREE_TEXT)
     return Document(found.envelope, found.document, found.content_type, words, FREE_TEXT)
+
+
+def _escalated(work: Work, short: dict[str, object], words: bytes, coordinator: str | None) -> Document:
+    """An escalation in short. Raises InvalidEnvelope."""
+    try:
+        said = decision.escalation(short)
+    except msgspec.ValidationError as error:
+        raise InvalidEnvelope(
+            [Problem("escalation", printable(str(error), _LINE), "an escalation in short")]
+        ) from error
+    recipient = said.recipient or coordinator
+    return sourced(codec.document(work.reply(Outcome(said.payload, said.usage, recipient), number=1)), words)
 
 
 def _composed(

@@ -54,7 +54,8 @@ object, with no text after it:
 - Claim nothing that you have not checked: the folder is looked at, and criteria are run after you.
 - If the answer itself is what was asked for, it stands in the description, whole.
 - If you cannot go on without an answer, end with
-  {"question": "what you must know", "blocks": ["what waits for it"]}."""
+  {"question": "what you must know", "blocks": ["what waits for it"]}.
+- If somebody else must deal with what is in the way, end with {"escalation": "what is wrong, and what you tried"}."""
 
 
 _DECIDE: Final = """\
@@ -89,7 +90,8 @@ def prompt(
 ) -> str:
     """What an agent is told: `said` is the delegation and what was said since, the message to act on last.
 
-    With its `office` it is asked to decide on the escalation that is the last message. `previous` is the folder of the run before this one. Raises Permanent for a task that is too long to be told.
+    With its `office` it is asked to decide on the escalation that is the last message. `previous` is the folder of the
+    run before this one. Raises Permanent for a task that is too long to be told.
     """
     first = said[0].payload
     if not isinstance(first, Delegation):

@@ -10,6 +10,7 @@ import hashlib
 import os
 import stat
 from collections import Counter, deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
@@ -83,7 +84,7 @@ class Snapshot:
         """Look at a folder, but for these folders in it and files that match one of these globs."""
         found = cls()
         globs = tuple(litter)
-        for path, place, status in _walk(folder, frozenset(skip)):
+        for path, place, status in _walk(folder, places(skip)):
             if matches(path, globs):
                 continue
             if len(found.files) >= MOST_FILES:
@@ -137,7 +138,17 @@ def matches(path: str, globs: Iterable[str]) -> bool:
     return any(fnmatch(path, glob) or fnmatch(path, f"{glob}/*") for glob in globs)
 
 
-def _walk(folder: Path, skip: frozenset[Path]) -> Iterator[tuple[str, str, os.stat_result]]:
+def places(folders: Iterable[Path]) -> frozenset[tuple[int, int]]:
+    """What these folders are, whichever names and links lead to them."""
+    found: set[tuple[int, int]] = set()
+    for each in folders:
+        with suppress(OSError):  # one that is not there is in nobody's way
+            status = each.stat()
+            found.add((status.st_dev, status.st_ino))
+    return frozenset(found)
+
+
+def _walk(folder: Path, skip: frozenset[tuple[int, int]]) -> Iterator[tuple[str, str, os.stat_result]]:
     """Each file and link with its path in the folder: the nearest first, in the order of names, no repositories."""
     queue = deque([("", str(folder))])
     while queue:
@@ -156,7 +167,7 @@ def _walk(folder: Path, skip: frozenset[Path]) -> Iterator[tuple[str, str, os.st
             except OSError:
                 continue
             if stat.S_ISDIR(status.st_mode):
-                if Path(entry.path) not in skip:
+                if (status.st_dev, status.st_ino) not in skip:
                     queue.append((f"{path}/", entry.path))
             elif stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode):
                 yield path, entry.path, status

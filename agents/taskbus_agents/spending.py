@@ -59,10 +59,14 @@ class Spending:
 
     def priced(self, usage: Iterable[Usage], definition: Definition) -> tuple[Usage, ...]:
         """What was used, with prices where there are some; of a run that does not tell, one call without counts."""
+        found = tuple(usage) or (Usage(provider=definition.provider or "unknown", model=definition.model or "unknown"),)
+        return tuple(map(self.price, found))
+
+    def price(self, used: Usage) -> Usage:
+        """The same with its price, where there is one."""
         from taskbus_projections.quotes import priced  # the table of prices is large
 
-        found = tuple(usage) or (Usage(provider=definition.provider or "unknown", model=definition.model or "unknown"),)
-        return tuple(priced(self.policy, _named(each), now()) for each in found)
+        return priced(self.policy, _named(used), now())
 
     def _estimate(self, definition: Definition, prompt: str) -> tuple[int, str | None]:
         from taskbus_agents.pricing import estimate

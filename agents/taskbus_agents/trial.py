@@ -150,11 +150,11 @@ class _One:
             environment.pop(name, None)
             if value is not None:
                 environment[name] = value
-        began = time.time()
+        before = files.stamps(launch.reads, home)
         ended = await self._ran(launch.command, launch.stdin, environment)
         if ended is None:
             return ()
-        report = program.report(ended, job, files.read(launch.reads, home, since=began))
+        report = program.report(ended, job, files.read(launch.reads, home, before=before))
         self._judge(ended, report)
         return report.usage
 

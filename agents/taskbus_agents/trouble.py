@@ -6,12 +6,14 @@ Pure. Called by the shared run of agents.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from taskbus.errors import Permanent, QuotaLimited, Retryable
 from taskbus.findings import printable
+from taskbus_agents.adapters import PROVIDERS
 from taskbus_agents.outcome import last_lines
 
 if TYPE_CHECKING:
@@ -27,7 +29,9 @@ PAUSE: Final = 900.0
 _TOLD: Final = 4000
 _SHOWN: Final = 1000
 _SHORTEST: Final = timedelta(seconds=1)
-_LONGEST: Final = timedelta(days=366)
+_LONGEST: Final = timedelta(days=32)
+"""No quota is for longer than a month: then it is looked at again."""
+_MODEL: Final = re.compile(r"[A-Za-z0-9@][A-Za-z0-9@._:/+\[\]-]{0,199}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +75,9 @@ def failure(
     match report.trouble:
         case "quota" if conduct.waits:
             now = datetime.now(UTC)
-            until = report.until or now + timedelta(seconds=conduct.pause)
+            # A reset that is over says nothing: trying again at once, for ever, would be all that comes of it.
+            reset = report.until if report.until is not None and report.until > now else None
+            until = reset or now + timedelta(seconds=conduct.pause)
             return QuotaLimited(message, until=min(max(until, now + _SHORTEST), now + _LONGEST))
         case "authentication":
             return Permanent(f"{message} {login(definition, adapter)}")
@@ -90,6 +96,25 @@ def explained(report: Report, ended: Ended, adapter: Adapter, kept: Path | None)
         said = f"{said} What it printed is in {printable(str(kept), _SHOWN)}."
     printed = last_lines(ended.stderr)
     return f"{said}\n{printed}"[:_TOLD] if printed else said[:_TOLD]
+
+
+def unfit(own: Definition, routed: Definition, adapter: Adapter) -> Permanent | None:
+    """What is raised where a route names a model that the agent cannot run; None where it can, for all that is known.
+
+    A route comes in a message: what stands on a command line must not be an option there.
+    """
+    if routed is own:
+        return None
+    asked = printable(f"{routed.provider}/{routed.model}", _SHOWN)
+    if routed.provider != own.provider and adapter.name in PROVIDERS:
+        why = f"{own.name} has models of {own.provider} alone"
+    elif not _MODEL.fullmatch(routed.model or "") or not _MODEL.fullmatch(routed.provider or "-"):
+        why = "that is no name of a model"
+    else:
+        return None
+    return Permanent(
+        f"The route asks for {asked}, and {why}. Delegate the task to another agent, or with another model."
+    )
 
 
 def missing(adapter: Adapter) -> Permanent:

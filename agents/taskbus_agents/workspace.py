@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from taskbus.errors import ConfigurationError, Permanent
 from taskbus_agents import worktree
+from taskbus_agents.claim import Claim
 from taskbus_agents.folders import STDERR_LOG, STDOUT_LOG, Folders
-from taskbus_agents.snapshot import Snapshot, matches
+from taskbus_agents.snapshot import Snapshot, matches, places
 from taskbus_agents.worktree import Worktree
 
 if TYPE_CHECKING:
@@ -94,7 +95,8 @@ class Workspace:
 
     def changes(self, litter: tuple[str, ...] = ()) -> Changes:
         """What is otherwise than before; not what the program leaves for itself, and not what the worker keeps."""
-        if not self.folder.is_dir():
+        # A link in its place would lead to other people's files.
+        if not self.folder.is_dir() or (self.is_own and self.folder.is_symlink()):
             return Changes(is_gone=True)
         after = Snapshot.of(self.folder, skip=self.skip, litter=_OWN)
         found = tuple(each for each in self.before.changes(after) if not matches(each.path, litter))
@@ -154,9 +156,10 @@ class Workspaces:
 
     def make(self, task: str, attempt: int | str, going: Going = "anew") -> Workspace:
         """The place for one delivery. Raises Permanent where it cannot be made, whoever tries."""
-        beside = self.folders.own(task, attempt)
-        home, logs = (beside.with_name(f"{beside.name}.{kind}") for kind in ("home", "logs"))
-        home.mkdir(mode=0o700)
+        if self.kind == "as-is" and self.source is not None and not self.source.is_dir():
+            raise Permanent(f"{self.source} is no folder any more. Make it, or name another one with `folder`.")
+        beside, home = self._beside(task, attempt)
+        logs = beside.with_name(f"{beside.name}.logs")
         previous = Folders(self.folders.root).before(beside)
         skip = self.skip | {self.folders.root}
         if self.kind == "as-is" and self.source is not None:
@@ -172,6 +175,25 @@ class Workspaces:
         return Workspace(
             folder, home, logs, before, frozenset(), is_own=True, previous=previous, tree=tree, going=going
         )
+
+    def claim(self, *, shared: bool) -> Claim:
+        """The right to work in the folder, where several deliveries would work in the same one."""
+        return Claim(self.source if self.kind == "as-is" else None, shared=shared)
+
+    def _beside(self, task: str, attempt: int | str) -> tuple[Path, Path]:
+        """A new folder for a delivery, and its home: one that a lost worker has left is not taken again."""
+        passed: list[Path] = []
+        while True:
+            beside = self.folders.own(task, attempt)
+            home = beside.with_name(f"{beside.name}.home")
+            try:
+                home.mkdir(mode=0o700)
+            except FileExistsError:
+                passed.append(beside)
+            else:
+                for each in passed:
+                    each.rmdir()
+                return beside, home
 
     def _filled(self, beside: Path, previous: Path | None, going: Going) -> tuple[Path, Snapshot, Worktree | None]:
         """The folder to work in, what stands in it before, and the worktree that it is in."""
@@ -192,6 +214,8 @@ class Workspaces:
         if goes_on and previous is not None:
             _emptied(beside)
             copy(previous, beside, but=_OWN)
+        if not folder.resolve().is_relative_to(beside.resolve()):
+            raise Permanent(f"{folder} leads out of the worktree that it is in, by a link that was left there.")
         return folder, before or Snapshot.of(folder, litter=_OWN), tree
 
 
@@ -204,6 +228,7 @@ def copy(source: Path, folder: Path, *, skip: frozenset[Path] = frozenset(), but
     """
     files = size = 0
     stack = [(source, folder)]
+    skipped = places(skip)
     try:
         while stack:
             here, there = stack.pop()
@@ -213,7 +238,7 @@ def copy(source: Path, folder: Path, *, skip: frozenset[Path] = frozenset(), but
                     status = entry.stat(follow_symlinks=False)
                     place = there / entry.name
                     if stat.S_ISDIR(status.st_mode):
-                        if Path(entry.path) not in skip:
+                        if (status.st_dev, status.st_ino) not in skipped:
                             stack.append((Path(entry.path), place))
                         continue
                     if _stays(entry, status.st_mode) or (here == source and entry.name in but):

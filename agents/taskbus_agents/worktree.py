@@ -24,13 +24,17 @@ _REF: Final = re.compile(r"[^A-Za-z0-9_\-]+")
 
 @dataclass(frozen=True, slots=True)
 class Worktree:
-    """A worktree of `repository` at `folder`, on `branch`, begun at the commit `base`; `inside` is where to work."""
+    """A worktree of `repository` at `folder`, on `branch`, begun at the commit `base`; `inside` is where to work.
+
+    `kept` is where the repository keeps it: what the folder itself says of that is the agent's to change.
+    """
 
     repository: Path
     folder: Path
     branch: str
     base: str
     inside: Path
+    kept: Path
 
     @classmethod
     def add(cls, source: Path, folder: Path, name: str, *, start: str = "HEAD") -> Worktree:
@@ -41,17 +45,19 @@ class Worktree:
         top = _asked(source, "rev-parse", "--show-toplevel", why=f"{source} is in no git repository")
         base = _asked(source, "rev-parse", "--verify", f"{start}^{{commit}}", why=f"{top} has no commit {start}")
         branch = f"bus/{_REF.sub('-', name).strip('-')}"
-        if git(source, "show-ref", "--verify", "--quiet", f"refs/heads/{branch}").returncode == 0:
+        # Two tasks may have names that make one branch, at the same moment too.
+        if _is_there(source, branch) or not _added(source, branch, folder, base):
             branch = f"{branch}-{new_id()[-6:]}"
-        _asked(source, "worktree", "add", "--quiet", "-b", branch, str(folder), base, why="git made no worktree")
+            _asked(source, "worktree", "add", "--quiet", "-b", branch, str(folder), base, why="git made no worktree")
+        kept = _asked(folder, "rev-parse", "--absolute-git-dir", why=f"{folder} is no worktree")
         inside = folder / source.resolve().relative_to(Path(top).resolve())
         inside.mkdir(parents=True, exist_ok=True)  # a folder that no commit has
-        return cls(Path(top), folder, branch, base, inside)
+        return cls(Path(top), folder, branch, base, inside, Path(kept))
 
     @property
     def commits(self) -> int:
         """How many commits were made on it; 0 where that cannot be told."""
-        done = git(self.folder, "rev-list", "--count", f"{self.base}..HEAD")
+        done = git(self.repository, f"--git-dir={self.kept}", "rev-list", "--count", f"{self.base}..HEAD")
         return int(done.stdout) if done.returncode == 0 and done.stdout.strip().isdigit() else 0
 
     def reset(self, commit: str) -> None:
@@ -67,7 +73,7 @@ class Worktree:
 
 def head(folder: Path) -> str | None:
     """The commit that a worktree stands at; None for what is none."""
-    done = git(folder, "rev-parse", "--verify", "HEAD^{commit}")
+    done = git(folder, "rev-parse", "--verify", "HEAD^{commit}", reaches=False)
     return done.stdout.strip() if done.returncode == 0 else None
 
 
@@ -77,14 +83,31 @@ def begun(source: Path, stopped: str) -> str:
     return done.stdout.strip() if done.returncode == 0 else stopped
 
 
-def git(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run git in a folder. Raises Permanent where it is not installed, or does not come to an end."""
+def _is_there(source: Path, branch: str) -> bool:
+    return git(source, "show-ref", "--verify", "--quiet", f"refs/heads/{branch}").returncode == 0
+
+
+def _added(source: Path, branch: str, folder: Path, base: str) -> bool:
+    """Whether a worktree was added; where its branch came into being meanwhile, it was not. Raises Permanent."""
+    done = git(source, "worktree", "add", "--quiet", "-b", branch, str(folder), base)
+    if done.returncode != 0 and not _is_there(source, branch):
+        raise _refused(done, "git made no worktree")
+    return done.returncode == 0
+
+
+def git(folder: Path, *words: str, reaches: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run git in a folder. Raises Permanent where it is not installed, or does not come to an end.
+
+    Where an agent has worked it `reaches` nobody: the settings there may name commands for that.
+    """
     # What a git that runs a hook has set would point it elsewhere.
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    own |= {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"} | ({} if reaches else {"GIT_ALLOW_PROTOCOL": "none"})
+    safely = ("-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false")
     try:
         return subprocess.run(
-            ["git", "-c", "core.hooksPath=/dev/null", "-C", str(folder), *words],  # noqa: S607 - git is the user's
-            env={**kept, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"},
+            ["git", *safely, "-C", str(folder), *words],  # noqa: S607 - git is the user's
+            env=own,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -100,6 +123,10 @@ def git(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 def _asked(folder: Path, *words: str, why: str) -> str:
     done = git(folder, *words)
     if done.returncode != 0:
-        said = printable(done.stderr.strip(), _SHOWN)
-        raise Permanent(f'{why}: {said} Commit something first, or use `workspace = "copy"`.')
+        raise _refused(done, why)
     return done.stdout.strip()
+
+
+def _refused(done: subprocess.CompletedProcess[str], why: str) -> Permanent:
+    said = printable(done.stderr.strip(), _SHOWN)
+    return Permanent(f'{why}: {said} Commit something first, or use `workspace = "copy"`.')

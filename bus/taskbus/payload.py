@@ -143,7 +143,7 @@ class Passed(Part, frozen=True, kw_only=True):
             extra={"as": "attribute", "element": "why"},
         ),
     ]
-    note: Annotated[Text | None, Meta(description="More about it.", extra={"as": "text"})] = None
+    note: Annotated[Words | None, Meta(description="More about it.", extra={"as": "text"})] = None
 
 
 class Route(Part, frozen=True, kw_only=True):

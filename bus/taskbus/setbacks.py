@@ -108,7 +108,7 @@ def undecided(delivery: Delivery, setback: Setback, *, coordinator: str | None =
     level = min((said.level if said is not None else LEVEL) + 1, HIGHEST)
     message = f"{delivery.agent} did not decide after {times} ({setback.reason}): {setback.message}"
     if said is not None:
-        message = f"{message[: _LONGEST // 2]}{SAID}{said.message.rpartition(SAID)[2]}"
+        message = f"{message[: _LONGEST // 2].rstrip('.')}.{SAID}{said.message.rpartition(SAID)[2]}"
     is_above = coordinator not in (None, delivery.agent, delivery.entry.sender) and level < HIGHEST
     details = ErrorDetails(
         level=level,

@@ -31,6 +31,7 @@ from taskbus.envelope import (
 )
 from taskbus.errors import InvalidEnvelope
 from taskbus.findings import Repeated
+from taskbus.payload import Route
 from taskbus.validation import convert
 
 _ENVELOPE_FIELDS = frozenset({"sender", "recipient", "type", "payload"})
@@ -70,6 +71,7 @@ class Handoff(_Part, frozen=True, kw_only=True):
     priority: Annotated[Priority, Meta(description="Which of several goes first.")] = "normal"
     deadline: Annotated[Time | None, Meta(description="When the work must be done.")] = None
     parent_task: Annotated[TaskID | None, Meta(description="The task that this one is a part of.")] = None
+    route: Annotated[Route | None, Meta(description="How it was chosen who gets the task.")] = None
 
 
 class Handback(_Part, frozen=True, kw_only=True):
@@ -178,6 +180,7 @@ def read_delegation(data: bytes, *, source: str | None = None) -> ShortDelegatio
             acceptance_criteria=short.acceptance_criteria,
             review_required=short.review_required,
             paid_model_justification=short.paid_model_justification,
+            route=short.route,
         ),
         priority=short.priority,
         deadline=short.deadline,
@@ -226,6 +229,7 @@ def write_delegation(short: ShortDelegation) -> bytes:
             priority=short.priority,
             deadline=short.deadline,
             parent_task=short.parent_task,
+            route=payload.route,
         )
     )
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 
+import anyio
 import pytest
 
+from taskbus_agents import fitting
 from taskbus_agents.checks import Checks, Seen, is_runnable, parsed
 from taskbus_agents.runner import Runner
 from taskbus_agents.snapshot import Snapshot
@@ -151,14 +153,86 @@ async def test_evidence_cannot_steer_a_terminal(check):
     assert "\x1b" not in str(found)
 
 
-def test_a_document_too_deep_to_read_is_no_document(tmp_path):
+async def test_a_document_too_deep_to_read_is_no_document(check, tmp_path):
     """Not an error of ours."""
-    from taskbus_agents.checks import _schema
-    from taskbus_agents.workspace import Changes
+    (tmp_path / "folder" / "deep.json").write_text("[" * 200_000)
+    (found,) = await check('schema: deep.json {"type": "array"}')
+    assert (found.met, "no JSON" in found.evidence) == ("not-met", True)
 
-    (tmp_path / "deep.json").write_text("[" * 200_000)
-    met, _ = _schema('deep.json {"type": "array"}', Seen(tmp_path, Changes()))
-    assert not met
+
+async def test_a_schema_that_never_comes_to_an_end_is_ended(check, monkeypatch):
+    """Each step refers twice to the next: it doubles thirty times. The worker does something else meanwhile."""
+    doubled = {f"a{number}": {"allOf": [{"$ref": f"#/$defs/a{number + 1}"}] * 2} for number in range(40)}
+    schema = json.dumps({"$ref": "#/$defs/a0", "$defs": {**doubled, "a40": {}}})
+    turns = 0
+
+    async def go_on():
+        nonlocal turns
+        while True:
+            turns += 1
+            await anyio.sleep(0.01)
+
+    monkeypatch.setattr(fitting, "LONGEST", 1.5)
+    async with anyio.create_task_group() as group:
+        group.start_soon(go_on)
+        (found,) = await check(f"schema: good.json {schema}")
+        group.cancel_scope.cancel()
+    assert (found.met, "ended" in found.evidence) == ("not-met", True)
+    assert turns > 10
+
+
+async def test_a_million_mistakes_are_counted_only_so_far(check, tmp_path):
+    """A document of which nothing fits takes no memory worth mentioning."""
+    (tmp_path / "folder" / "many.json").write_text(json.dumps([1] * 1_000_000))
+    (found,) = await check('schema: many.json {"items": {"type": "string"}}')
+    assert "more than 100 mistakes" in found.evidence
+
+
+async def test_what_stands_in_the_folder_is_no_library(check, tmp_path):
+    """What looks at a schema imports nothing from where the agent worked."""
+    (tmp_path / "folder" / "json.py").write_text("raise SystemExit(0)")
+    (found,) = await check("schema: good.json schema.json")
+    assert found.met == "met", found
+
+
+async def test_all_checks_together_have_their_time(check):
+    """What the deadline leaves no time for is not met, and says why."""
+    found = await check("$ sleep 600", "$ true", until=anyio.current_time() + 0.5)
+    assert [each.met for each in found] == ["not-met", "not-met"]
+    assert "no time left" in found[1].evidence
+
+
+CHANGED_CHECKS = [
+    "$ ./check.sh",
+    "$ sh -e check.sh",
+    "$ true; sh check.sh",
+    "$ true|sh check.sh",
+    "$ . ./check.sh",
+    "$ timeout 5 ./check.sh",
+    "$ cd sub && ./inner.sh",
+    "$ cd sub && sh inner.sh",
+    "$ ./linked.sh",
+    "$ # looks harmless\nsh check.sh",
+    "$ env A=1 ./check.sh",
+    "$ (./check.sh)",
+]
+
+
+@pytest.mark.parametrize("criterion", CHANGED_CHECKS)
+async def test_a_check_that_the_run_has_changed_is_not_met(tmp_path, criterion):
+    """However it is started."""
+    folder = tmp_path / "folder"
+    (folder / "sub").mkdir(parents=True)
+    for name in ("check.sh", "sub/inner.sh"):
+        (folder / name).write_text("#!/bin/sh\nexit 1\n")
+        (folder / name).chmod(0o755)
+    (folder / "linked.sh").symlink_to("check.sh")
+    place = Workspace.around(folder, is_own=True, looks=True)
+    for name in ("check.sh", "sub/inner.sh"):
+        (folder / name).write_text("#!/bin/sh\nexit 0\n")
+    async with Runner(grace=0.2) as runner:
+        (found,) = await Checks(runner, dict(os.environ)).run([criterion], Seen(folder, place.changes()))
+    assert (found.met, "changed the check itself" in found.evidence) == ("not-met", True)
 
 
 def test_snapshots_of_nothing_are_empty(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -272,3 +273,124 @@ def test_work_goes_on_where_it_stopped_to_ask(make, kind):
     third = make(kind, going="back")
     assert kinds(third) == {}
     assert (third.folder / "whole.txt").exists()
+
+
+def test_a_folder_as_it_is_is_worked_in_by_one_at_a_time(tmp_path, project):
+    """Of whichever agents and workers; those who only look may look together. Others need not wait for each other."""
+
+    def claims(kind, *, shared=False):
+        return Workspaces(kind, Folders(tmp_path / "runs"), project).claim(shared=shared)
+
+    first, second, third = claims("as-is"), claims("as-is"), claims("as-is", shared=True)
+    assert first.take()
+    assert not second.take()
+    assert not third.take()
+    first.leave()
+    assert third.take()
+    other = claims("as-is", shared=True)
+    assert other.take()
+    other.leave()
+    assert not second.take()
+    third.leave()
+    assert second.take()
+    assert claims("copy").take()
+    assert kinds_of(project) == []
+
+
+def kinds_of(project: Path) -> list[str]:
+    """What git sees as changed."""
+    return git(project, "status", "--porcelain").splitlines()
+
+
+def test_what_a_lost_worker_has_left_is_in_nobodys_way(make):
+    """A delivery that is tried again gets a home of its own, also in a folder as it is."""
+    lost = make("as-is")
+    again = make("as-is")
+    assert lost.home != again.home
+    assert list(again.home.iterdir()) == []
+    again.leave(again.changes())
+    assert [each.name for each in again.home.parent.iterdir()] == [lost.home.name]
+
+
+def test_a_link_in_the_place_of_its_folder_is_no_work(make, tmp_path):
+    """What stands elsewhere is not what the run has made."""
+    place = make("own")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "result.txt").write_text("somebody else's")
+    place.folder.rmdir()
+    place.folder.symlink_to(tmp_path / "other")
+    assert place.changes().is_gone
+
+
+@pytest.mark.parametrize("kind", ["as-is", "copy"])
+def test_the_home_of_the_bus_is_nobodys_work_by_any_name(tmp_path, project, kind):
+    """A folder that is named through a link has the home of the bus in it all the same."""
+    home = project / ".bus"
+    (home / "runs").mkdir(parents=True)
+    (home / "log").write_text("1")
+    (tmp_path / "link").symlink_to(project)
+    folders = Folders(home / "runs")
+    place = Workspaces(kind, folders, tmp_path / "link", frozenset({home})).make("t", 1)
+    (home / "log").write_text("2")
+    assert place.changes().files == ()
+    assert kind == "as-is" or not (place.folder / ".bus").exists()
+
+
+def test_a_folder_that_is_gone_is_said(tmp_path, project):
+    """Not that the program could not be started."""
+    made = Workspaces("as-is", Folders(tmp_path / "runs"), project)
+    project.rename(tmp_path / "elsewhere")
+    with pytest.raises(Permanent, match="no folder any more"):
+        made.make("t", 1)
+
+
+def test_git_runs_nothing_that_the_agent_has_named(make, tmp_path):
+    """A repository that an agent has put in the place of its own says how objects are fetched: nobody fetches them."""
+    place = make("worktree")
+    evil, told = place.folder / "evil", tmp_path / "told"
+    script = tmp_path / "script"
+    script.write_text(f"#!/bin/sh\ntouch {told}\n")
+    script.chmod(0o755)
+    git(place.folder.parent, "init", "--quiet", "--initial-branch", "main", str(evil))
+    settings = {
+        "core.repositoryformatversion": "1",
+        "extensions.partialClone": "x",
+        "remote.x.url": f"ext::{script}",
+        "remote.x.promisor": "true",
+        "protocol.ext.allow": "always",
+        "core.fsmonitor": str(script),
+    }
+    for name, value in settings.items():
+        git(evil, "config", name, value)
+    (evil / ".git" / "refs" / "heads" / "main").write_text(f"{'1' * 40}\n")
+    (place.folder / ".git").unlink()
+    (place.folder / ".git").write_text(f"gitdir: {evil / '.git'}\n")
+    assert place.changes().commits == 0
+    make("worktree", going="on")
+    assert not told.exists()
+
+
+def test_commits_are_counted_whatever_the_folder_says(make):
+    """The repository knows of them, also where the agent has removed what names it."""
+    place = make("worktree")
+    git(place.folder, "commit", "--quiet", "--allow-empty", "--message", "mine")
+    (place.folder / ".git").unlink()
+    assert place.changes().commits == 1
+
+
+def test_many_worktrees_of_one_repository_at_once(tmp_path, project):
+    """Each on a branch of its own, whose names may be one and the same; what is unchanged goes while others come."""
+
+    def one(number: int):
+        place = Workspaces("worktree", Folders(tmp_path / "runs"), project).make(f"t{':.'[number % 2]}{number // 4}", 1)
+        if number % 3:
+            (place.folder / "new.txt").write_text(str(number))
+        place.leave(place.changes())
+        return place
+
+    with ThreadPoolExecutor(8) as pool:
+        places = list(pool.map(one, range(16)))
+    assert len({place.tree.branch for place in places}) == 16
+    stay = [place for number, place in enumerate(places) if number % 3]
+    assert git(project, "worktree", "list").count("\n") == len(stay)
+    assert all((place.folder / "new.txt").exists() for place in stay)

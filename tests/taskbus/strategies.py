@@ -130,7 +130,7 @@ routes = st.builds(
             reason=st.sampled_from(
                 ["busy", "out-of-quota", "over-budget", "not-able", "not-justified", "failed-before", "disabled"]
             ),
-            note=_maybe(text),
+            note=_maybe(words),
         )
     ),
 )

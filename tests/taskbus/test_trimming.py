@@ -17,7 +17,7 @@ from taskbus.archive import Archive
 from taskbus.client import Bus
 from taskbus.codec import document
 from taskbus.connection import Connection
-from taskbus.envelope import Delegation, Status, Verdict, compose
+from taskbus.envelope import Budget, Cost, Delegation, Status, Usage, Verdict, compose
 from taskbus.errors import Conflict, Damaged, LifecycleConflict, OtherLog, Permanent
 from taskbus.history import History
 from taskbus.lifecycle import ENDED, OPEN
@@ -435,7 +435,10 @@ async def ended(bus, state):
 
 @pytest.mark.parametrize("state", sorted(ENDED))
 async def test_nothing_of_an_ended_task_is_appended_again(bus, archive, state):
-    """Whatever is sent of it under any ID that was trimmed, by anybody, with or without a token: it is a conflict."""
+    """Whatever is sent of it under any ID that was trimmed, by anybody, with or without a token: it is a conflict.
+
+    But for what tells of money, which is true in any state: its ID stays known instead.
+    """
     envelopes = await ended(bus, state)
     await canceled_elsewhere(bus)
     await trimmed(bus, archive)
@@ -444,11 +447,27 @@ async def test_nothing_of_an_ended_task_is_appended_again(bus, archive, state):
     for envelope in envelopes:
         with pytest.raises(LifecycleConflict):
             await bus.publish(envelope)
-    for event, sender, recipient, token in itertools.product(EVENTS, SENDERS, ("@kilo", "@boss"), (None, 1)):
+    events = [event for event in EVENTS if not event.startswith("budget")]
+    for event, sender, recipient, token in itertools.product(events, SENDERS, ("@kilo", "@boss"), (None, 1)):
         envelope = compose(PAYLOADS[event], sender=sender, recipient=recipient, task=state)
         with pytest.raises(Conflict):
             await bus.publish(envelope, token=token)
     assert (await everything(bus), await whole(bus, archive)) == before
+
+
+async def test_what_was_spent_is_not_counted_again_after_the_trim(bus, archive):
+    """A record of usage is legal in any state; sent again, it is the one that was archived, and the counters stay."""
+    await ended(bus, "accepted")
+    usage = (Usage(provider="anthropic", model="m", cost=Cost(source="reported", microusd=70)),)
+    record = compose(Budget(budget="settled"), sender="@kilo", recipient="@bus", task="accepted", usage=usage)
+    first = await bus.publish(record)
+    await canceled_elsewhere(bus)
+    await trimmed(bus, archive)
+    accounts = await bus.budget.accounts()
+    again = await bus.publish(record)
+    assert (again.position, again.repeated) == (first.position, True)
+    assert await bus.budget.accounts() == accounts
+    assert {each.committed for each in accounts} == {70}
 
 
 @pytest.mark.parametrize("kind", ["settle", "park", "replay", "drop"])

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-import sys
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
 import click
 
-from taskbus.cli.options import print_json, run_async, say, settings_options
+from taskbus.cli.options import run_async, settings_options
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -18,14 +18,18 @@ if TYPE_CHECKING:
 
     from taskbus.client import Bus
     from taskbus.settings import Settings
+    from taskbus_agents.commands.swarm_view import Screen
     from taskbus_agents.registry import Registry
-    from taskbus_agents.routing import Climbed
+    from taskbus_agents.routing import Climbed, RoutingPolicy
     from taskbus_agents.swarm.board import Board
     from taskbus_agents.swarm.lines import Line
     from taskbus_agents.swarm.swarm import Crew, Swarm
 
 _EACH: Final = 0.5
 """Seconds between two drawings of the board."""
+_EACH_COUNT: Final = 2.0
+"""Seconds between two counts of what waits."""
+_REST: Final = 60.0
 _PATTERN: Final = "Patterns may have * and ?; give it again for more."
 
 
@@ -77,11 +81,12 @@ def up(
     from dataclasses import replace
 
     from taskbus.errors import NotFound
-    from taskbus_agents import registry
+    from taskbus_agents import registry, routing
     from taskbus_agents.swarm import terms
 
     settings = replace(settings, policy=policy_file.absolute())
     known, told = registry.load(settings), terms.read(policy_file.absolute())
+    policy = routing.RoutingPolicy.needed(settings)
     names = terms.chosen(known, told.agents)
     if only or without:
         names = terms.chosen(names, [_named(each) for each in only] or ["@*"], [_named(each) for each in without])
@@ -97,7 +102,7 @@ def up(
         names,
         processes=processes or told.processes or os.cpu_count() or 1,
         grace=told.grace,
-        climbs=not no_climb,
+        policy=policy if policy.ladder and not no_climb else None,
         as_json=as_json,
     )
     if code:
@@ -115,7 +120,7 @@ async def _up(
     *,
     processes: int,
     grace: float,
-    climbs: bool,
+    policy: RoutingPolicy | None,
     as_json: bool,
 ) -> int:
     import signal
@@ -123,23 +128,21 @@ async def _up(
     import anyio
 
     from taskbus.client import Bus  # redis is slow to import
+    from taskbus_agents.commands.swarm_view import Screen
     from taskbus_agents.swarm.board import Board
     from taskbus_agents.swarm.swarm import Swarm, shared_out
 
-    board = Board(names)
-    draws = sys.stdout.isatty() and not as_json
+    board, code = Board(names), 1
 
     def hear(crew: Crew, line: Line) -> None:
-        board.hear(crew, line)
-        if as_json:
-            _print_record(line)
-        elif not draws:
-            _print_line(crew, line)
+        _hear(screen, board, crew, line, as_json=as_json)
 
-    swarm: Swarm | None = None
+    def gone() -> None:
+        swarm.stop()
+
+    screen = Screen(as_json=as_json, on_gone=gone)
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with Bus.connect(settings=settings) as bus, anyio.create_task_group() as group:
-            place = bus.connection.address
             swarm = Swarm(
                 shared_out(names, processes),
                 _environment(bus, settings),
@@ -147,19 +150,26 @@ async def _up(
                 on_line=hear,
                 on_change=lambda crew: board.note(crew, anyio.current_time()),
             )
-            where = place.place if place is not None else "a server"
-            agents = "1 agent works" if len(names) == 1 else f"{len(names)} agents work"
-            say(f"{agents} for {bus.namespace} on {where}, in {len(swarm.crews)} processes; Ctrl-C ends it.")
-            group.start_soon(_obey, signals, swarm)
-            if climbs:
-                group.start_soon(_climb, bus, settings, known)
-            if draws:
-                group.start_soon(_draw, bus, board, swarm)
+            screen.say(f"{_greeting(bus, names, len(swarm.crews))}; Ctrl-C ends it.")
+            group.start_soon(_obey, signals, swarm, screen)
+            if policy is not None:
+                group.start_soon(partial(_climb, bus, policy, known, screen, as_json=as_json))
+            if screen.draws:
+                group.start_soon(_draw, bus, board, swarm, screen)
             await swarm.run()
+            code = 0 if swarm.is_stopping else 1
             group.cancel_scope.cancel()
     counts = board.counts
-    say(", ".join(f"{counts[each]} {each}" for each in ("succeeded", "failed", "escalated", "parked")) + ".")
-    return 0 if swarm is not None and swarm.is_stopping else 1
+    screen.say(", ".join(f"{counts[each]} {each}" for each in ("succeeded", "failed", "escalated", "parked")) + ".")
+    return code
+
+
+def _greeting(bus: Bus, names: Sequence[str], processes: int) -> str:
+    address = bus.connection.address
+    where = address.place if address is not None else "a server"
+    agents = "1 agent works" if len(names) == 1 else f"{len(names)} agents work"
+    within = "1 process" if processes == 1 else f"{processes} processes"
+    return f"{agents} for {bus.namespace} on {where}, in {within}"
 
 
 def _environment(bus: Bus, settings: Settings) -> dict[str, str]:
@@ -174,71 +184,75 @@ def _environment(bus: Bus, settings: Settings) -> dict[str, str]:
     }
 
 
-async def _obey(signals: AsyncIterator[Signals], swarm: Swarm) -> None:
+async def _obey(signals: AsyncIterator[Signals], swarm: Swarm, screen: Screen) -> None:
     number = await anext(signals)
-    say(f"{number.name}: finishing what is in hand. Once more ends it at once.")
+    screen.say(f"{number.name}: finishing what is in hand. Once more ends it at once.")
     swarm.stop()
-    async for _ in signals:
-        swarm.stop()
+    async for number in signals:
+        if number.name != "SIGHUP":  # a terminal that is closed may say so twice
+            swarm.end()
 
 
-async def _climb(bus: Bus, settings: Settings, known: Registry) -> None:
-    """Let routed tasks climb for as long as the swarm runs, where the policy has rungs to climb."""
-    from taskbus_agents import routing
+async def _climb(bus: Bus, policy: RoutingPolicy, known: Registry, screen: Screen, *, as_json: bool) -> None:
+    """Let routed tasks climb for as long as the swarm runs."""
+    import anyio
 
-    policy = routing.RoutingPolicy.needed(settings)
-    if policy.ladder:
-        await routing.Climber(bus, policy, known, on_climb=_print_climb).run()
-
-
-def _print_climb(climbed: Climbed) -> None:
     from taskbus.cli.rendering import visible
+    from taskbus.errors import TaskbusError
+    from taskbus_agents.routing import Climber
 
-    if climbed.kind == "climbed":
-        say(f"{visible(climbed.task)} climbs to {climbed.agent}")
-    elif climbed.kind == "exhausted":
-        say(f"{visible(climbed.task)} is escalated: no rung of the ladder is left")
+    def told(climbed: Climbed) -> None:
+        if as_json:
+            screen.record({"event": climbed.kind, "task": climbed.task, "agent": climbed.agent, "text": climbed.why})
+        elif climbed.kind == "climbed":
+            screen.say(f"{visible(climbed.task)} climbs to {climbed.agent}")
+        else:
+            screen.say(f"{visible(climbed.task)} is escalated: {visible(climbed.why)}")
+
+    while True:
+        try:
+            await Climber(bus, policy, known, on_climb=told).run()
+        except TaskbusError as error:  # the agents work all the same
+            screen.say(f"No task climbs for {_REST:g} s: {visible(error.message)}")
+            await anyio.sleep(_REST)
 
 
-def _print_record(line: Line) -> None:
+def _hear(screen: Screen, board: Board, crew: Crew, line: Line, *, as_json: bool) -> None:
+    """Show what a crew told."""
     from msgspec import to_builtins
 
-    print_json(to_builtins(line))
-
-
-def _print_line(crew: Crew, line: Line) -> None:
     from taskbus_agents.commands import swarm_view
 
-    text = swarm_view.line(crew, line)
-    if text is not None:
-        click.echo(text)
+    board.hear(crew, line)
+    if as_json:
+        screen.record(to_builtins(line))
+    elif not screen.draws and (text := swarm_view.line(crew, line)) is not None:
+        screen.line(text)
 
 
-async def _draw(bus: Bus, board: Board, swarm: Swarm) -> None:
+async def _draw(bus: Bus, board: Board, swarm: Swarm, screen: Screen) -> None:
     """Draw the board over itself for as long as the swarm runs."""
-    import shutil
-
     import anyio
 
     from taskbus.errors import TimedOut, Unavailable
-    from taskbus_agents.commands import swarm_view
 
-    drawn, waiting = 0, dict[str, int]()
-    try:
+    waiting: dict[str, int] = {}
+
+    async def count() -> None:
         while True:
             with suppress(Unavailable, TimedOut):  # the workers say so
-                waiting = {agent: await _waiting(bus, agent) for agent in board.rows}
+                for agent in board.rows:
+                    waiting[agent] = await _waiting(bus, agent)
+            await anyio.sleep(_EACH_COUNT)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(count)
+        while True:
             for crew in swarm.crews:
                 if crew.again is not None and crew.pid is None:
                     board.note(crew, anyio.current_time())
-            width, height = shutil.get_terminal_size((100, 24))
-            lines = swarm_view.drawn(board, waiting, width, height, stopping=swarm.is_stopping)
-            up_again = f"\x1b[{drawn}F" if drawn else ""
-            click.echo(up_again + "".join(f"\x1b[K{line}\n" for line in lines) + "\x1b[J", nl=False)
-            drawn = len(lines)
+            screen.draw(board, waiting, stopping=swarm.is_stopping)
             await anyio.sleep(_EACH)
-    finally:
-        sys.stdout.flush()
 
 
 async def _waiting(bus: Bus, agent: str) -> int:

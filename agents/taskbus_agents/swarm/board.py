@@ -73,12 +73,14 @@ class Board:
             if row.state == "broken":
                 continue
             if crew.pid is not None:
+                row.last = "started again" if row.state == "restarting" else row.last
                 row.state = "starting"
             elif crew.is_over:
                 row.state, row.tasks = "ended", []
             elif crew.again is not None:
                 row.state, row.tasks = "restarting", []
-                row.last = f"starts again in {max(0, math.ceil(crew.again - now))} s"
+                died = "its process died" if crew.deaths < 2 else f"its process died {crew.deaths} times in a row"
+                row.last = f"{died}; starts again in {max(0, math.ceil(crew.again - now))} s"
 
     @property
     def counts(self) -> Counter[str]:

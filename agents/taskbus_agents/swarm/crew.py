@@ -8,8 +8,11 @@ as `taskbus_agents.swarm.lines` has it. Where the bus is stands in its environme
 from __future__ import annotations
 
 import os
+import queue
 import signal
 import sys
+import threading
+import traceback
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -38,6 +41,8 @@ if TYPE_CHECKING:
 
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _AWAY: Final = 5
+_LAST_WORDS: Final = 2.0
+"""Seconds for what is still to be told at the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +53,29 @@ class Mate:
     runner: Runner
 
 
-def tell(line: Line) -> None:
-    """Print a line, at once. That nobody reads any more is told by the end of stdin."""
-    rest = memoryview(msgspec.json.encode(line) + b"\n")
-    with suppress(BrokenPipeError):
-        while rest:
-            rest = rest[os.write(1, rest) :]
+class Teller(threading.Thread):
+    """Prints lines, in a thread of its own: work goes on while nobody reads them. Beyond so many they are lost."""
+
+    def __init__(self, most: int = 10_000) -> None:
+        super().__init__(daemon=True)
+        self._lines: queue.Queue[Line | None] = queue.Queue(most)
+
+    def tell(self, line: Line | None) -> None:
+        """Print a line soon; None is the end."""
+        with suppress(queue.Full):
+            self._lines.put_nowait(line)
+
+    def run(self) -> None:
+        """Print until the end. That nobody will ever read any more is told by the end of stdin."""
+        while (line := self._lines.get()) is not None:
+            rest = memoryview(msgspec.json.encode(line) + b"\n")
+            with suppress(BrokenPipeError):
+                while rest:
+                    rest = rest[os.write(1, rest) :]
+
+
+_teller = Teller()
+tell = _teller.tell
 
 
 async def work(order: Order, settings: Settings) -> int:
@@ -69,7 +91,7 @@ async def work(order: Order, settings: Settings) -> int:
             for name in order.agents:
                 try:
                     definition = known.find(name)
-                    mates[name] = await _mate(definition, bus, settings, order, stack, known)
+                    mates[name] = await _mate(definition, bus, settings, order, stack=stack, known=known)
                 except (ConfigurationError, NotFound) as error:
                     tell(Broken(agent=name, text=error.message))
             if mates:
@@ -88,6 +110,7 @@ async def _mate(
     bus: Bus,
     settings: Settings,
     order: Order,
+    *,
     stack: AsyncExitStack,
     known: Mapping[str, Definition],
 ) -> Mate:
@@ -170,6 +193,7 @@ def _order() -> Order:
 def main() -> None:
     """Read the order, and carry it out."""
     order = _order()
+    _teller.start()
     try:
         code = anyio.run(work, order, Settings.load())
     except* TaskbusError as errors:
@@ -178,8 +202,12 @@ def main() -> None:
             first = first.exceptions[0]
         tell(Incident(text=str(first)))
         code = _AWAY if isinstance(first, Unavailable) else USAGE
+    except* Exception:  # noqa: BLE001 - ends the process as it would without this, but for the thread that reads stdin
+        traceback.print_exc()
+        code = 1
+    tell(None)
+    _teller.join(_LAST_WORDS)
     # Without waiting for the thread that reads stdin.
-    sys.stdout.flush()
     os._exit(code)
 
 

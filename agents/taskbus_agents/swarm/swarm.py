@@ -34,6 +34,7 @@ SHORTEST: Final = 1.0
 LONGEST: Final = 60.0
 """The same at most, however often it died. One that ran for so long starts counting anew."""
 _LONGEST_LINE: Final = 1 << 20
+_TOLD: Final = 2000
 
 
 @dataclass(slots=True)
@@ -88,8 +89,18 @@ class Swarm:
         return self._stopping.is_set()
 
     def stop(self) -> None:
-        """Have every crew finish what it has in hand, within its grace; called once more, end at once."""
-        self._stopping.set()
+        """Have every crew finish what it has in hand, within its grace. Repeating it changes nothing."""
+        if not self.is_stopping:
+            self._stopping.set()
+            self._signal()
+
+    def end(self) -> None:
+        """End every crew at once; what it has in hand goes back to its inbox."""
+        self.stop()
+        self._signal()
+
+    def _signal(self) -> None:
+        """Crews finish at the first signal, and end at the second."""
         for crew in self.crews:
             if crew.pid is not None:
                 with suppress(ProcessLookupError):
@@ -143,11 +154,15 @@ class Swarm:
         lines = BufferedByteReceiveStream(stdout)
         with suppress(anyio.EndOfStream, anyio.IncompleteRead, anyio.ClosedResourceError):
             while True:
-                text = await lines.receive_until(b"\n", _LONGEST_LINE)
+                try:
+                    text = await lines.receive_until(b"\n", _LONGEST_LINE)
+                except anyio.DelimiterNotFound:
+                    text = lines.buffer  # no line of ours: told in part, and let go of
+                    await lines.receive_exactly(len(text))
                 try:
                     line: Line = msgspec.json.decode(text, type=Line)
                 except (msgspec.MsgspecError, UnicodeDecodeError):
-                    line = Incident(text=text.decode(errors="replace"))
+                    line = Incident(text=text[:_TOLD].decode(errors="replace"))
                 if isinstance(line, Ready):
                     crew.again = None
                 self._on_line(crew, line)
@@ -157,7 +172,7 @@ class Swarm:
         with suppress(anyio.ClosedResourceError):
             async for text in TextReceiveStream(stderr, errors="replace"):
                 for line in text.splitlines():
-                    self._on_line(crew, Incident(text=line))
+                    self._on_line(crew, Incident(text=line[:_TOLD]))
 
     async def _rest(self, crew: Crew, code: int) -> None:
         pause = min(LONGEST, SHORTEST * 2 ** min(crew.deaths - 1, 10)) * random.uniform(0.75, 1.0)  # noqa: S311 - spreads restarts, and hides nothing

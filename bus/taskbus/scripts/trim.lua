@@ -130,12 +130,14 @@ for i = 1, #folded, 2 do
   hold(ms or 0, ms and sequence + 1 or 0, "projection", folded[i])
 end
 
-local names, ids, tasks, lines = {}, {}, {}, {}
+local names, ids, tasks, lines, money = {}, {}, {}, {}, {}
 for i, entry in ipairs(entries) do
   local fields = entry[2]
   for j = 1, #fields, 2 do
-    if fields[j] == "task" then names[i] = fields[j + 1] elseif fields[j] == "id" then ids[i] = fields[j + 1] end
-    if names[i] and ids[i] then break end
+    local name, value = fields[j], fields[j + 1]
+    if name == "task" then names[i] = value elseif name == "id" then ids[i] = value
+    elseif name == "type" then money[i] = value == "budget" end
+    if names[i] and ids[i] and money[i] ~= nil then break end
   end
   if not (names[i] and ids[i]) then return { "other", i - 1 } end
   if not tasks[names[i]] then
@@ -184,19 +186,22 @@ if not is_before(last_ms, last_sequence, needed_ms, needed_sequence) then
 end
 
 -- The record of a task that has ended refuses all that is sent of it again, so that the IDs of its envelopes may go.
--- While it has not, they stay, noted as `old:<task>`, and go when it has.
+-- While it has not, they stay, noted as `old:<task>`, and go when it has. Those of budget records stay for good: what was
+-- used is recorded in any state, and must not be counted twice.
 local ended, open, gone, kept = {}, {}, {}, {}
 for i, id in ipairs(ids) do
   local name, task = names[i], tasks[names[i]]
-  if task.is_over == nil then
-    task.is_over = string.find("--[[ENDED]]", "|" .. task.state .. "|", 1, true) ~= nil
-    local list = task.is_over and ended or open
-    list[#list + 1] = "old:" .. name
-  end
-  if task.is_over then
-    gone[#gone + 1], gone[id] = id, true
-  else
-    kept[name] = (kept[name] and kept[name] .. " " or "") .. id
+  if not money[i] then
+    if task.is_over == nil then
+      task.is_over = string.find("--[[ENDED]]", "|" .. task.state .. "|", 1, true) ~= nil
+      local list = task.is_over and ended or open
+      list[#list + 1] = "old:" .. name
+    end
+    if task.is_over then
+      gone[#gone + 1], gone[id] = id, true
+    else
+      kept[name] = (kept[name] and kept[name] .. " " or "") .. id
+    end
   end
 end
 
