@@ -99,7 +99,7 @@ class Handling:
         return taken
 
     async def acknowledge(self, taken: Sequence[Held]) -> None:
-        """Have what is new work acknowledged, unless that was done when something else had to be told of it."""
+        """Have what is new work acknowledged, unless it is done, or that was said before something else of it."""
         for held in taken:
             self._acknowledge(held)
 
@@ -219,7 +219,8 @@ class Handling:
         except (InvalidEnvelope, UsageError) as error:
             self._refused(held, error)
             return
-        acknowledgment = self._acknowledgment(held)  # before whatever ends the work
+        # Done before anybody was told that it had begun: then the completion says both.
+        acknowledgment = None if self._says_it_all(held, unit) else self._acknowledgment(held)
         if acknowledgment is None:
             self._settle(held, found, unit)
             return
@@ -227,6 +228,15 @@ class Handling:
         both = Unit((acknowledgment, *unit.submissions), unit.move)
         then = partial(self._settled_at_once, held, found, acknowledgment, unit)
         self._settling.settle(held.delivery.token, both, then)
+
+    def _says_it_all(self, held: Held, unit: Unit) -> bool:
+        """Whether what a handler says of its task first completes it, which new work can be without more ado."""
+        delivery = held.delivery
+        for submission in unit.submissions:
+            envelope = submission.document.envelope
+            if envelope.task == delivery.task:
+                return envelope.type == "completion" and envelope.sender == delivery.agent
+        return False
 
     def _settled_at_once(
         self,
@@ -344,6 +354,7 @@ class Handling:
         if self._is_fenced(held, error):
             self.lose(held, error.message)
             return
+        held.is_decided = False  # what was to say it all did not, and the work was taken on
         self._set_back(held, Setback.of(Permanent(f"the outcome was refused: {error.message}")))
 
     def hand_back(self, held: Held) -> None:

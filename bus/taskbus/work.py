@@ -40,8 +40,8 @@ async def _at_once() -> None:
 class Work(Struct, frozen=True):
     """One delivery, as a handler sees it. `envelope` is the message; `bus` is there to read and publish more.
 
-    The worker acknowledges new work while its handler begins; `await acknowledged()` before publishing anything about
-    the task beside what is said and returned.
+    The worker acknowledges new work while its handler begins, unless that returns a completion at once; `await
+    acknowledged()` before publishing anything about the task beside what is said and returned.
     """
 
     bus: Bus
