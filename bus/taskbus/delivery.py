@@ -10,6 +10,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
+from msgspec import Struct
+
 from taskbus.append import Appended, Settlement, Submission, Unit, all_appended, commit, script, task_of
 from taskbus.codec import JSON, Document, document
 from taskbus.envelope import NAME_PATTERN, PRIORITIES, new_id
@@ -35,8 +37,7 @@ _NAME = re.compile(NAME_PATTERN)
 _HEADER = re.compile(" ".join(pattern[1:-2] for pattern in (ID_PATTERN, NAME_PATTERN, TASK_PATTERN, TASK_PATTERN)))
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(Struct, frozen=True, gc=False):
     """One envelope in the hands of one worker, until its lease lapses.
 
     `tries` counts how often it was taken, this time included, without those that were handed back or waited for a
@@ -250,8 +251,8 @@ class Inbox:
         reason: FailureReason | None = None,
     ) -> Unit:
         """What settles a delivery, or parks it for a `reason`, as one unit of an append."""
-        move = Settlement(self.agent, delivery.name, delivery.token, self.consumer, delivery.task, reason)
-        return Unit(tuple(self._submission(delivery, outcome) for outcome in outcomes), move)
+        move = Settlement(self.agent, delivery.name, delivery.token, self.consumer, delivery.entry.task, reason)
+        return Unit(tuple([self._submission(delivery, outcome) for outcome in outcomes]), move)
 
     def publication(self, delivery: Delivery, envelope: AnyEnvelope | Document) -> Unit:
         """Something about the delivery's task under its token, that leaves the delivery as it is, as one unit."""
@@ -264,7 +265,7 @@ class Inbox:
 
     def _submission(self, delivery: Delivery, outcome: AnyEnvelope | Document) -> Submission:
         ready = document(outcome)
-        ours = ready.envelope.task == delivery.task and ready.envelope.sender == self.agent
+        ours = ready.envelope.context.task_id == delivery.entry.task and ready.envelope.sender == self.agent
         return Submission(ready, delivery.token if ours else None)
 
     async def waiting(self, count: int = 1000) -> list[tuple[str, Entry]]:
@@ -287,7 +288,8 @@ class Inbox:
                 name, token, tries, position, id, kind, sender, recipient, task = what.decode().split(" ")
             except ValueError as error:
                 raise ForeignEntry("A log entry was not written by taskbus.") from error
-            at = Position.parse(position, shard=shard)
+            ms, _, sequence = position.partition("-")
+            at = Position(shard, int(ms), int(sequence))  # as the server writes it, with no need for the rules
             entry = Entry(at, id, kind, sender, recipient, task, task, "normal", JSON, body)
         else:
             name, token, tries, position = what.decode().split(" ")

@@ -231,11 +231,11 @@ class Handling:
 
     def _says_it_all(self, held: Held, unit: Unit) -> bool:
         """Whether what a handler says of its task first completes it, which new work can be without more ado."""
-        delivery = held.delivery
+        task = held.delivery.entry.task
         for submission in unit.submissions:
             envelope = submission.document.envelope
-            if envelope.task == delivery.task:
-                return envelope.type == "completion" and envelope.sender == delivery.agent
+            if envelope.context.task_id == task:
+                return envelope.type == "completion" and envelope.sender == held.delivery.agent
         return False
 
     def _settled_at_once(

@@ -16,6 +16,8 @@ from taskbus.envelope import PAYLOADS, Envelope, Payload, Status, Usage, compose
 from taskbus.errors import UsageError
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from taskbus.append import Appended
     from taskbus.client import Bus
     from taskbus.delivery import Delivery
@@ -66,7 +68,7 @@ class Work(Struct, frozen=True):
             outcome.payload,
             sender=self.delivery.agent,
             recipient=outcome.recipient or self.reply_to,
-            task=self.delivery.task,
+            task=self.delivery.entry.task,
             root=self.delivery.entry.root,
             priority=self.envelope.priority,
             cause=self.envelope,
@@ -84,7 +86,8 @@ Settled: TypeAlias = "Callable[[Delivery, Sequence[AnyEnvelope | Document], Sequ
 def outcomes(work: Work, returned: Returned) -> list[AnyEnvelope | Document]:
     """What a handler returned, as envelopes. Raises UsageError for what is none of what it may return."""
     if type(returned) in _PAYLOADS:  # what most handlers return, the short way
-        return [work.reply(Outcome(cast("Payload", returned)), number=1)]
+        payload: Any = returned
+        return [work.reply(Outcome(payload), number=1)]
     return [
         work.reply(item, number=number) if isinstance(item, Outcome) else item
         for number, item in enumerate(_listed(returned), start=1)
