@@ -275,13 +275,13 @@ else
   local unit_heads, units, starts, fields, at = {}, {}, {}, {}, 2
   bases, heads, places, tasks, seen, spent, undo, moves = {}, {}, {}, {}, {}, {}, {}, {}
   while at <= #ARGV do
-    local line, count, unit = ARGV[at], 1, false
-    if not heads[line] and find(line, "^%d") then
-      unit = unit_heads[line]
-      if not unit then
-        unit = seldom().read_unit(line)
-        unit_heads[line] = unit
-      end
+    local line, count = ARGV[at], 1
+    local unit = unit_heads[line] or false
+    if not unit and not heads[line] and find(line, "^%d") then
+      unit = seldom().read_unit(line)
+      unit_heads[line] = unit
+    end
+    if unit then
       count = unit.count
       starts[#units + 1], at = at + 1, at + 1
       if unit.names then
