@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from taskbus_agents.definition import Definition
     from taskbus_agents.runner import Ended, Runner
     from taskbus_agents.taken import Begun
-    from taskbus_agents.workspace import Changes, Workspace, Workspaces
+    from taskbus_agents.workspace import Changes, Going, Workspace, Workspaces
 
 OUTPUT: Final = 64 << 20
 """Bytes that a program may print: a stream of records has every call and every file in it."""
@@ -119,7 +119,7 @@ class HeadlessAgent:
     async def _worked_on(self, work: Work, task: Begun, definition: Definition) -> list[Document] | None:
         """In a workspace that is made for it, and left."""
         workspace = await anyio.to_thread.run_sync(
-            self.workspaces.make, work.delivery.task, place_of(work, task.task), going(task.said)
+            self.workspaces.make, work.delivery.task, place_of(work, task.task), self._going(work, task)
         )
         changes = None
         try:
@@ -130,6 +130,12 @@ class HeadlessAgent:
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(workspace.leave, changes)
         return settled
+
+    def _going(self, work: Work, task: Begun) -> Going:
+        """How it is begun: in a folder as it is, a run before may have done what this one finds done already."""
+        how = going(task.said)
+        is_again = work.delivery.tries > 1 or task.task.attempt > 1
+        return "on" if how == "anew" and is_again and self.workspaces.kind == "as-is" else how
 
     def _running(self, delegation: Delegation) -> Definition:
         """The definition with the model that will really run: the route of the delegation may name another one."""

@@ -25,7 +25,7 @@ from taskbus.errors import (
     TaskbusError,
     UsageError,
 )
-from taskbus.lifecycle import ENDED, TABLE, TO_ASSIGNEE, WORK, State, Task, event_of
+from taskbus.lifecycle import ENDED, TABLE, TO_ASSIGNEE, WORK, Task, event_of
 from taskbus.position import Position
 from taskbus.refusals import article, immovable, refusal
 
@@ -51,7 +51,7 @@ _PLACES = re.compile(r"^-- Places: (.+(?:\n-- and on: .+)*)$", re.MULTILINE)
 _FORMS = {codec.JSON: "json", codec.XML: "xml"}
 
 
-class Appended(Struct, frozen=True):
+class Appended(Struct, frozen=True, gc=False):
     """Where an envelope stands in the log. `repeated`: it stood there already, and nothing was written."""
 
     position: Position
@@ -76,18 +76,20 @@ class Submission(Struct, frozen=True, gc=False):
     def __post_init__(self) -> None:
         document, envelope = self.document, self.document.envelope
         context = envelope.context
-        words = (
-            f"{envelope.id} {envelope.sender} {envelope.recipient} {context.task_id} {context.parent_task or '-'} "
-            f"{context.correlation_id or '-'} {document.source_type or '-'}"
-        )
-        if len(words.split()) != 7 or document.content_type not in _FORMS or len(document.source or b"") > MAX_BYTES:
-            raise _unfit(document)
+        if not (isinstance(document, codec.Checked) and document.is_as_checked):
+            words = (
+                f"{envelope.id} {envelope.sender} {envelope.recipient} {context.task_id} {context.parent_task or '-'} "
+                f"{context.correlation_id or '-'} {document.source_type or '-'}"
+            )
+            sized = len(document.source or b"") <= MAX_BYTES
+            if len(words.split()) != 7 or document.content_type not in _FORMS or not sized:
+                raise _unfit(document)
         if context.deadline is not None and context.deadline < context.timestamp:
             found, expected = f"{context.deadline:%FT%TZ}", f"a time after the timestamp, {context.timestamp:%FT%TZ}"
             raise InvalidEnvelope([Problem("context.deadline", found, expected)])
 
 
-class Settlement(Struct, frozen=True):
+class Settlement(Struct, frozen=True, gc=False):
     """A delivery that is taken out of its agent's inbox in the same step; `delivery` is `priority/entry`.
 
     With a `reason` it is parked for that.
@@ -103,12 +105,12 @@ class Settlement(Struct, frozen=True):
     def words(self, count: int) -> tuple[str | int, ...]:
         """What the script is told of a unit with so many envelopes."""
         priority, _, entry = self.delivery.partition("/")
-        said = f"{self.agent} {self.consumer} {priority}"
-        head = f"{count} park {said} {self.reason}" if self.reason else f"{count} settle {said}"
-        return head, entry, self.token, self.task
+        what = "park" if self.reason else "settle"
+        head = f"{count} {what} {self.agent} {self.consumer} {priority}"
+        return f"{head} {self.reason}" if self.reason else head, entry, self.token, self.task
 
 
-class Unparking(Struct, frozen=True):
+class Unparking(Struct, frozen=True, gc=False):
     """Parked deliveries of a task, by their positions, that are delivered again in the same step, or dropped."""
 
     agent: str
@@ -121,7 +123,7 @@ class Unparking(Struct, frozen=True):
         return f"{count} {'replay' if self.replayed else 'drop'} {self.agent}", self.task, ",".join(self.positions)
 
 
-class Unit(Struct, frozen=True):
+class Unit(Struct, frozen=True, gc=False):
     """What is one step by itself: some envelopes, and what becomes of a delivery with them."""
 
     submissions: tuple[Submission, ...]
@@ -159,34 +161,29 @@ def script(name: str) -> Script:
 
 def task_of(name: str, record: str) -> Task:
     """Read the record of the task `name`, as `scripts/record.lua` writes it."""
-    (
-        *(state, assignee, token, _, review, lease, consumer, cause, root, parent, deadline, delegator, coordinator),
-        attempt,
-    ) = record.split(" ")
+    words: Any = record.split(" ")
+    state, assignee, token, _, review, lease, consumer, cause, root, parent, *others = words
+    deadline, delegator, coordinator, attempt = others
     return Task(
-        cast("State", state),
+        state,
         delegator,
         assignee,
         coordinator,
-        attempt=int(attempt),
-        review=review == "1",
-        token=int(token),
-        lease=int(lease),
-        root=name if root == "." else root,
-        parent=_given(parent),
-        consumer=_given(consumer),
-        deadline=int(_given(deadline) or 0),
-        cause=_given(cause),
+        int(attempt),
+        review == "1",
+        int(token),
+        int(lease),
+        name if root == "." else root,
+        None if parent == "-" else parent,
+        None if consumer == "-" else consumer,
+        0 if deadline == "-" else int(deadline),
+        None if cause == "-" else cause,
     )
 
 
 def word_of(record: str, name: str) -> str:
     """One word of a task's record."""
     return record.split(" ")[_WORDS.index(name)]
-
-
-def _given(word: str) -> str | None:
-    return None if word == "-" else word
 
 
 def _rules() -> Iterator[str]:
@@ -237,6 +234,8 @@ async def commit(connection: Connection, keys: Keys, units: Sequence[Unit]) -> l
 
 def _answers(unit: Unit, reply: bytes | list[Any], shard: int) -> Answers | TaskbusError:
     if isinstance(reply, bytes):
+        if len(unit.submissions) == 1:
+            return [Appended(Position.of(reply, shard))]
         return [Appended(Position.of(position, shard)) for position in reply.split()]
     if reply and isinstance(reply[0], bytes):
         return immovable(cast("Settlement | Unparking", unit.move), [part.decode() for part in reply])

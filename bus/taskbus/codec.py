@@ -15,9 +15,10 @@ from taskbus import json, shape
 from taskbus.envelope import MAX_BYTES, AnyEnvelope, MessageType, Status
 from taskbus.errors import InvalidEnvelope, Problem
 from taskbus.findings import findings, place, printable
-from taskbus.validation import ENVELOPES, bounded, derived_id, header_is_formed, in_utc, is_formed, may_hold_forbidden
+from taskbus.validation import ENVELOPES, bounded, derived_id, header_is_formed, in_utc, may_hold_forbidden
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import BinaryIO
 
 JSON: Final = "application/json"
@@ -38,6 +39,18 @@ class Document(msgspec.Struct, frozen=True, gc=False):
     source_type: str | None = None
 
 
+class Checked(Document, frozen=True, gc=False):
+    """A document that `document` made of an envelope that was built in Python, and found valid: that `checked`."""
+
+    checked: AnyEnvelope | None = None
+
+    @property
+    def is_as_checked(self) -> bool:
+        """Whether nothing of it was replaced since that would have to be checked again before it is sent."""
+        is_plain = self.source is None and self.source_type is None and self.content_type == JSON
+        return self.checked is self.envelope and is_plain
+
+
 class _Head(msgspec.Struct):
     """What has to be known of a JSON body before it can be decoded: its type, and whether it has an ID."""
 
@@ -46,7 +59,9 @@ class _Head(msgspec.Struct):
 
 
 _HEAD: Final = msgspec.json.Decoder(_Head)
-_DECODERS: Final = {kind: msgspec.json.Decoder(target) for kind, target in ENVELOPES.items()}
+_DECODERS: Final[Mapping[str | None, msgspec.json.Decoder[AnyEnvelope]]] = {
+    kind: msgspec.json.Decoder(target) for kind, target in ENVELOPES.items()
+}
 _BLANK: Final = b" \t\r\n\0\xef\xbb\xbf\xfe\xff"
 """White space, byte order marks, and the zero bytes of UTF-16: what may stand before the first character."""
 
@@ -86,7 +101,7 @@ def decode(body: bytes, content_type: str = JSON, *, id: str | None = None, type
     head = None
     try:
         head = None if type and id else _HEAD.decode(body)
-        envelope = _DECODERS[cast("MessageType", type or (head and head.type))].decode(body)
+        envelope = _DECODERS[type or (head and head.type)].decode(body)
         # Its sender may have escaped whatever it liked; what is written of it has an escape only where it must be.
         odd = may_hold_forbidden(body) and may_hold_forbidden(json.write(envelope))
     except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, RecursionError):
@@ -118,7 +133,7 @@ def document(envelope: AnyEnvelope | Document) -> Document:
     """
     if isinstance(envelope, Document):
         return envelope
-    return Document(envelope, validated(envelope), JSON)
+    return Checked(envelope, validated(envelope), JSON, None, None, envelope)
 
 
 def validated(envelope: AnyEnvelope) -> bytes:
@@ -139,7 +154,7 @@ def validated(envelope: AnyEnvelope) -> bytes:
     # JSON has no word for NaN and infinity: they are written as null, and come back as nothing.
     if envelope.type == "status" and not isfinite(cast("Status", payload).fraction or 0.0):
         raise _refused(envelope, "a fraction that is no number")
-    if not is_formed(envelope, body) and (problems := _problems(envelope)):
+    if (may_hold_forbidden(body) or not header_is_formed(envelope)) and (problems := _problems(envelope)):
         raise InvalidEnvelope(problems)
     return bounded(body)
 

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from taskbus.append import Appended, Settlement, Submission, Unit, all_appended, commit, script, task_of
@@ -37,8 +38,7 @@ _NAME = re.compile(NAME_PATTERN)
 _HEADER = re.compile(" ".join(pattern[1:-2] for pattern in (ID_PATTERN, NAME_PATTERN, TASK_PATTERN, TASK_PATTERN)))
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(Struct, frozen=True, gc=False):
     """One envelope in the hands of one worker, until its lease lapses.
 
     `tries` counts how often it was taken, this time included, without those that were handed back or waited for a
@@ -261,7 +261,7 @@ class Inbox:
         reason: FailureReason | None = None,
     ) -> Unit:
         """What settles a delivery, or parks it for a `reason`, as one unit of an append."""
-        move = Settlement(self.agent, delivery.name, delivery.token, self.consumer, delivery.task, reason)
+        move = Settlement(self.agent, delivery.name, delivery.token, self.consumer, delivery.entry.task, reason)
         submissions = [self._submission(delivery, outcome) for outcome in outcomes]
         if delivery.is_to_decide and submissions and submissions[0].document.envelope.task == delivery.task:
             # What is decided holds for the task as it was found; the one who was asked may be another one by now.
@@ -279,7 +279,7 @@ class Inbox:
 
     def _submission(self, delivery: Delivery, outcome: AnyEnvelope | Document) -> Submission:
         ready = document(outcome)
-        ours = ready.envelope.task == delivery.task and ready.envelope.sender == self.agent
+        ours = ready.envelope.context.task_id == delivery.entry.task and ready.envelope.sender == self.agent
         # Whoever decides on an escalation holds no token of the task's work.
         ours = ours and delivery.entry.type != "escalation"
         return Submission(ready, delivery.token if ours else None)
@@ -304,7 +304,8 @@ class Inbox:
                 name, token, tries, position, id, kind, sender, recipient, task = what.decode().split(" ")
             except ValueError as error:
                 raise ForeignEntry("A log entry was not written by taskbus.") from error
-            at = Position.parse(position, shard=shard)
+            ms, _, sequence = position.partition("-")
+            at = Position(shard, int(ms), int(sequence))  # as the server writes it, with no need for the rules
             entry = Entry(at, id, kind, sender, recipient, task, task, "normal", JSON, body)
         else:
             name, token, tries, position = what.decode().split(" ")

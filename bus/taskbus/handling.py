@@ -102,7 +102,7 @@ class Handling:
         return taken
 
     async def acknowledge(self, taken: Sequence[Held]) -> None:
-        """Have what is new work acknowledged, unless that was done when something else had to be told of it."""
+        """Have what is new work acknowledged, unless it is done, or that was said before something else of it."""
         for held in taken:
             self._acknowledge(held, None)
 
@@ -234,7 +234,8 @@ class Handling:
         except (InvalidEnvelope, UsageError) as error:
             self._refused(held, error)
             return
-        acknowledgment = self._acknowledgment(held)  # before whatever ends the work
+        # Done before anybody was told that it had begun: then the completion says both.
+        acknowledgment = None if held.is_completed_by(unit) else self._acknowledgment(held)
         if acknowledgment is None:
             self._settle(held, found, unit)
             return
@@ -265,9 +266,8 @@ class Handling:
         if held.is_recalled and not held.is_lost:
             self.hand_back(held)
         elif not held.is_lost:
-            self._set_back(
-                held, Setback("timed-out", f"the handler ran into its limit of {self._terms.hard_limit:g} s")
-            )
+            said = f"the handler ran into its limit of {self._terms.hard_limit:g} s"
+            self._set_back(held, Setback("timed-out", said))
 
     def _failed(self, held: Held, raised: Exception) -> None:
         error, entry = single(raised), held.delivery.entry
@@ -316,9 +316,8 @@ class Handling:
                 self.lose(held, error.message)
             except NotFound:
                 # The bus knows nothing of the task, so nothing can be recorded of it, and nobody waits for it.
-                self._report(
-                    f"The {held.delivery.entry.type} of task {held.delivery.task} belongs to no task: dropped."
-                )
+                entry = held.delivery.entry
+                self._report(f"The {entry.type} of task {entry.task} belongs to no task: dropped.")
                 self._settle(held, (), self._inbox.settlement(held.delivery))
             except Conflict as error:
                 if open_work:  # the task went on beside its delivery: there is nothing to escalate any more
@@ -368,6 +367,7 @@ class Handling:
         if held.is_fenced(error):
             self.lose(held, error.message)
             return
+        held.is_decided = False  # what was to say it all did not, and the work was taken on
         self._set_back(held, Setback.of(Permanent(f"the outcome was refused: {error.message}")))
 
     def hand_back(self, held: Held) -> None:

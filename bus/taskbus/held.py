@@ -14,6 +14,7 @@ from taskbus.errors import Fenced, Moved
 if TYPE_CHECKING:
     import anyio
 
+    from taskbus.append import Unit
     from taskbus.delivery import Delivery
     from taskbus.work import Work
 
@@ -36,6 +37,15 @@ class Held(Struct, eq=False):
     is_decided: bool = False
     is_lost: bool = False
     is_recalled: bool = False
+
+    def is_completed_by(self, unit: Unit) -> bool:
+        """Whether what a unit says of the task first completes it, which new work can be without more ado."""
+        task = self.delivery.entry.task
+        for submission in unit.submissions:
+            envelope = submission.document.envelope
+            if envelope.context.task_id == task:
+                return envelope.type == "completion" and envelope.sender == self.delivery.agent
+        return False
 
     def is_fenced(self, error: Exception) -> bool:
         """Whether somebody else has the delivery. What asks for nothing stands under no token and no record."""

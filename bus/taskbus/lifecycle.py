@@ -97,8 +97,8 @@ RULES: tuple[Rule, ...] = (
     Rule(("working",), "status", ("assignee",), "working"),
     Rule(("working",), "question", ("assignee",), "input-required"),
     Rule(("input-required",), "answer", ("delegator", "human"), "working"),
-    Rule(("working",), "completion:done", ("assignee",), "completed", unreviewed="accepted"),
-    Rule(("working",), "completion:failure", ("assignee",), "failed"),
+    Rule(("submitted", "working"), "completion:done", ("assignee",), "completed", unreviewed="accepted"),
+    Rule(("submitted", "working"), "completion:failure", ("assignee",), "failed"),
     Rule(("completed",), "verdict:accepted", ("delegator",), "accepted"),
     Rule(("completed",), "verdict:rejected", ("delegator",), "submitted", attempt=True),
     Rule(("submitted", "working", "input-required"), "escalation", ("assignee", "bus"), "escalated"),
@@ -148,7 +148,7 @@ TO_ASSIGNEE: frozenset[Event] = frozenset({"answer", "verdict:accepted", "verdic
 delegator or to the human, for only they may answer; and nothing is delegated to the bus itself."""
 
 
-class Task(Struct, frozen=True):
+class Task(Struct, frozen=True, gc=False):
     """What the bus knows of a task.
 
     `lease` is the end of its lease, `deadline` that of its time, both in milliseconds since the epoch, and 0 without
@@ -178,9 +178,14 @@ class Task(Struct, frozen=True):
         return self.coordinator if self.state == "escalated" else self.delegator
 
 
-_PLAIN: frozenset[MessageType] = frozenset(
-    cast("tuple[MessageType, ...]", ("delegation", "status", "question", "answer", "escalation", "cancellation"))
-)
+_PLAIN: dict[MessageType, Event] = {
+    "delegation": "delegation",
+    "status": "status",
+    "question": "question",
+    "answer": "answer",
+    "escalation": "escalation",
+    "cancellation": "cancellation",
+}
 """The types that are one event each."""
 
 
@@ -206,13 +211,13 @@ Refusal: TypeAlias = Literal["lifecycle", "fenced", "held", "recipient", "unknow
 
 def event_of(envelope: AnyEnvelope) -> Event:
     """The event that an envelope is."""
-    if envelope.type in _PLAIN:
-        return cast("Event", envelope.type)
+    if (plain := _PLAIN.get(envelope.type)) is not None:
+        return plain
     payload = envelope.payload
-    if isinstance(payload, Acknowledgment):
-        return "acknowledgment:accepted" if payload.accepted else "acknowledgment:declined"
     if isinstance(payload, Completion):
         return "completion:failure" if payload.result.status == "failure" else "completion:done"
+    if isinstance(payload, Acknowledgment):
+        return "acknowledgment:accepted" if payload.accepted else "acknowledgment:declined"
     if isinstance(payload, Verdict):
         return "verdict:accepted" if payload.decision == "accepted" else "verdict:rejected"
     if isinstance(payload, Budget):

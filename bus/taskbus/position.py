@@ -15,7 +15,7 @@ from taskbus.errors import UsageError
 _FORM = re.compile(r"(?:(\d{1,5})/)?(\d{1,20})(?:-(\d{1,20}))?")
 
 
-class Position(Struct, frozen=True, order=True):
+class Position(Struct, frozen=True, order=True, gc=False):
     """A place in the log of one shard; positions of one shard are ordered. `ms` is the server's time of the append."""
 
     shard: int

@@ -16,6 +16,8 @@ from taskbus.envelope import PAYLOADS, Acknowledgment, Envelope, Payload, Status
 from taskbus.errors import UsageError
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from taskbus.append import Appended
     from taskbus.client import Bus
     from taskbus.delivery import Delivery
@@ -36,7 +38,8 @@ _PAYLOADS = frozenset(PAYLOADS.values())
 class Acknowledging(Protocol):
     """Waits until work is acknowledged, with what the handler says where it had left that to itself."""
 
-    async def __call__(self, said: Acknowledgment | None = None) -> None: ...
+    async def __call__(self, said: Acknowledgment | None = None) -> None:
+        """Wait for it."""
 
 
 async def _at_once(said: Acknowledgment | None = None) -> None:
@@ -46,8 +49,8 @@ async def _at_once(said: Acknowledgment | None = None) -> None:
 class Work(Struct, frozen=True):
     """One delivery, as a handler sees it. `envelope` is the message; `bus` is there to read and publish more.
 
-    The worker acknowledges new work while its handler begins; `await acknowledged()` before publishing anything about
-    the task beside what is said and returned.
+    The worker acknowledges new work while its handler begins, unless that returns a completion at once; `await
+    acknowledged()` before publishing anything about the task beside what is said and returned.
     """
 
     bus: Bus
@@ -72,7 +75,7 @@ class Work(Struct, frozen=True):
             outcome.payload,
             sender=self.delivery.agent,
             recipient=outcome.recipient or self.reply_to,
-            task=self.delivery.task,
+            task=self.delivery.entry.task,
             root=self.delivery.entry.root,
             priority=self.envelope.priority,
             cause=self.envelope,
@@ -95,7 +98,8 @@ Settled: TypeAlias = "Callable[[Delivery, Sequence[AnyEnvelope | Document], Sequ
 def outcomes(work: Work, returned: Returned) -> list[AnyEnvelope | Document]:
     """What a handler returned, as envelopes. Raises UsageError for what is none of what it may return."""
     if type(returned) in _PAYLOADS:  # what most handlers return, the short way
-        return [work.reply(Outcome(cast("Payload", returned)), number=1)]
+        payload: Any = returned
+        return [work.reply(Outcome(payload), number=1)]
     return [
         work.reply(item, number=number) if isinstance(item, Outcome) else item
         for number, item in enumerate(_listed(returned), start=1)

@@ -1,7 +1,8 @@
 """The read model `agents`: what each agent took on, how that ended, and how long it took.
 
-A delivery is credited to whoever was to do the work at that moment, on the model that its acknowledgment named. When
-an agent was seen is told by what it said itself: what somebody sent by hand in its name is no sign of life.
+A delivery is credited to whoever was to do the work at that moment, on the model that its acknowledgment named. Work
+with a completion alone was taken on with that, and how long it took is not known. When an agent was seen is told by
+what it said itself: what somebody sent by hand in its name is no sign of life.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ class Agents(Follower):
     """What every agent did, by day and model; and how its times are distributed."""
 
     name = "agents"
-    version = 1
+    version = 2
     tables: ClassVar[str] = """
         CREATE TABLE agents ( -- Everybody who said something or was told something, and when they were seen.
             agent TEXT NOT NULL PRIMARY KEY, -- the name
@@ -115,7 +116,7 @@ class Agents(Follower):
             model TEXT NOT NULL, -- on which model, by its acknowledgment; empty where nobody said it, or not yet
             assigned INTEGER NOT NULL, -- how many were given to it: delegated, rejected by a verdict, or replayed
             repeats INTEGER NOT NULL, -- how many of those are no first attempt
-            taken INTEGER NOT NULL, -- how many it took on
+            taken INTEGER NOT NULL, -- how many it took on: by an acknowledgment, or by a completion without one
             declined INTEGER NOT NULL, -- how many it declined
             completed INTEGER NOT NULL, -- how many it completed, in whole or in part
             partial INTEGER NOT NULL, -- how many of those in part
@@ -126,14 +127,14 @@ class Agents(Follower):
             canceled INTEGER NOT NULL, -- how many were canceled while it was to do them
             accepted INTEGER NOT NULL, -- how many results were accepted, by a verdict or since none was asked for
             rejected INTEGER NOT NULL, -- how many results were rejected by a verdict
-            wait_ms INTEGER NOT NULL, -- how long those it took on had waited for that in all, in milliseconds
+            wait_ms INTEGER NOT NULL, -- how long those it took on had waited up to that in all, in milliseconds
             cycles INTEGER NOT NULL, -- for how many of the completed and failed ones it is known when they began
             cycle_ms INTEGER NOT NULL, -- how long those took in all, in milliseconds
             cycle_min_ms INTEGER, -- how long the fastest of them took
             cycle_max_ms INTEGER, -- how long the slowest of them took
             PRIMARY KEY (agent, day, model)
         ) STRICT, WITHOUT ROWID;
-        CREATE TABLE cycles ( -- How long deliveries took from being taken on to their completion: a histogram.
+        CREATE TABLE cycles ( -- How long deliveries took from their acknowledgment to their completion: a histogram.
             agent TEXT NOT NULL, -- who did the work
             month TEXT NOT NULL, -- of the completion, in UTC: 2026-11
             bucket_ms INTEGER NOT NULL, -- the least time that is counted here; the greatest is less than 1/16 more
@@ -145,7 +146,7 @@ class Agents(Follower):
                 agent, -- who was to do the work
                 sum(assigned) AS assigned, -- how many deliveries were given to it
                 sum(repeats) AS repeats, -- how many of those are no first attempt
-                sum(taken) AS taken, -- how many it took on
+                sum(taken) AS taken, -- how many it took on, by an acknowledgment or a completion without one
                 sum(declined) AS declined, -- how many it declined
                 sum(completed) AS completed, -- how many it completed, in whole or in part
                 sum(failed) AS failed, -- how many it completed as a failure
@@ -266,7 +267,9 @@ class Agents(Follower):
             accepted = payload if isinstance(payload, Acknowledgment) and payload.accepted else None
             day = self._day(fact, step.agent, accepted.model if accepted else step.model)
             setattr(day, counter, getattr(day, counter) + 1)
-            if accepted:
+            is_first = isinstance(payload, Completion) and step.before == "submitted"
+            if accepted or is_first:
+                day.taken += is_first
                 day.wait_ms += step.stayed or 0
             if isinstance(payload, Completion):
                 day.partial += payload.result.status == "partial"

@@ -122,7 +122,7 @@ class Tasks(ReadModel):
             fraction REAL, -- how far that status says the work is, from 0 to 1
             provider TEXT, -- who runs the model of this attempt, as the acknowledgment says it
             model TEXT, -- the model of this attempt, as the acknowledgment says it
-            taken TEXT, -- when this attempt was taken on, by an acknowledgment that accepts it
+            taken TEXT, -- when this attempt was acknowledged; NULL where it was done without that
             result TEXT, -- what the newest completion says: success, partial, failure
             updated TEXT NOT NULL, -- when the log got the newest envelope about it
             finished TEXT, -- since when it is accepted, canceled, failed or rejected; else NULL
@@ -133,7 +133,7 @@ class Tasks(ReadModel):
             escalations INTEGER NOT NULL, -- how many of them are escalations
             rejections INTEGER NOT NULL, -- how many of them are verdicts that reject
             parkings INTEGER NOT NULL, -- how many of them say that deliveries were set aside
-            submitted_ms INTEGER NOT NULL, -- for how many milliseconds it waited to be taken on, as far as that is over
+            submitted_ms INTEGER NOT NULL, -- for how many milliseconds it waited to be taken on, or done without that
             working_ms INTEGER NOT NULL, -- for how many it was worked on; the stay since `since` is not in it
             input_required_ms INTEGER NOT NULL, -- for how many it waited for an answer to a question
             completed_ms INTEGER NOT NULL, -- for how many it waited for a verdict

@@ -115,6 +115,12 @@ class Program:
         if model in sys.argv:
             self.do(steps)
 
+    def unless(self, path: str, *steps: list) -> None:
+        """Do steps and end, unless there is this file."""
+        if not Path(path).exists():
+            self.do(steps)
+            self.exit(1)
+
     def do(self, steps: Sequence[list]) -> None:
         """Do each step."""
         for word, *rest in steps:

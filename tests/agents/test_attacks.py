@@ -197,3 +197,16 @@ async def test_a_run_is_cut_so_that_it_has_ended_by_its_deadline(scene):
     await scene.delegate(deadline=now() + timedelta(seconds=100))
     await scene.run(["write", "a", "x"], ["result", done()], adapter=Timed())
     assert 50 < max(given) < 99.5
+
+
+async def test_what_a_try_before_has_done_in_a_folder_as_it_is_contradicts_nobody(scene, tmp_path):
+    """The model failed after the file was there: who finds it done says so, and is not called a liar."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    await scene.delegate()
+    error = ["result", "Overloaded", {"is_error": True, "api_error_status": 500}]
+    make = f"touch {tmp_path}/again; echo x > a.txt"
+    first = ["unless", str(tmp_path / "again"), ["shell", make], error]
+    await scene.run(first, ["result", done(outputs=["a.txt"])], attempts=2, workspace="as-is", folder=folder)
+    completion = await scene.completion()
+    assert (completion.result.status, completion.termination_reason) == ("partial", "unproven")

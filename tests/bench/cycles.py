@@ -66,8 +66,8 @@ class Contender:
 
 
 KEYS = Keys(party_taskbus.CYCLE)
-# In the log a cycle is three envelopes: the delegation, its acknowledgment, its completion.
-OURS = Contender("taskbus", "party_taskbus.py", KEYS.inboxes("@kilo"), KEYS.log, per_cycle=3, share=1.0)
+# In the log a cycle is two envelopes: the delegation and its completion.
+OURS = Contender("taskbus", "party_taskbus.py", KEYS.inboxes("@kilo"), KEYS.log, per_cycle=2, share=1.0)
 OTHERS = [
     Contender(name, script, [party.STREAM], party.REPLIES, group=party.GROUP)
     for name, script, party in (

@@ -60,7 +60,7 @@ def lot(*words):
 
 def say(**found):
     used = {"provider": "anthropic", "model": os.environ["BUS_MODEL"]}
-    used |= {"input_tokens": 400 + lot(me, "in"), "output_tokens": 100 + lot(me, "out")}
+    used |= {"input_tokens": 40 + lot(me, "in") // 10, "output_tokens": 50 + lot(me, "out") // 5}
     print(json.dumps({**found, "usage": [used]}))
 
 if talk[-1]["type"] == "escalation":
@@ -160,7 +160,8 @@ class Fleet:
     def _use(self, found: Reckoning, agent: str, lot) -> None:
         model = self.model[agent]
         price = PRICES[model]
-        thousandths = (400 + lot(f"@{agent}", "in")) * price[0] + (100 + lot(f"@{agent}", "out")) * price[1]
+        used = 40 + lot(f"@{agent}", "in") // 10, 50 + lot(f"@{agent}", "out") // 5
+        thousandths = used[0] * price[0] + used[1] * price[1]
         found.cost[TIERS[model]] += (thousandths + 500) // 1000
         found.calls[TIERS[model]] += 1
 

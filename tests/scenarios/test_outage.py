@@ -41,6 +41,7 @@ class Party:
             group.start_soon(self._project, bus)
 
     async def _handle(self, work):
+        await work.acknowledged()
         self.handled.append(work.delivery.task)
         return Completion(result=Result(status="success"))
 

@@ -195,10 +195,11 @@ async def test_messages_to_the_assignee_must_be_addressed_to_it(bus):
     assert (answer.reason, "@kilo" in answer.message) == ("recipient", True)
 
 
-async def test_work_done_by_hand_leaves_the_inbox(bus, keys):
-    """Whoever acknowledges by hand takes the delivery: no worker gets it as well."""
+@pytest.mark.parametrize("payload", [Acknowledgment(accepted=True), Completion(result=Result(status="success"))])
+async def test_work_done_by_hand_leaves_the_inbox(bus, keys, payload):
+    """Whoever acknowledges by hand, or completes at once, takes the delivery: no worker gets it as well."""
     envelope = delegation()
-    await bus(envelope, said(Acknowledgment(accepted=True), envelope.task))
+    await bus(envelope, said(payload, envelope.task))
     assert await bus.connection.range(keys.inbox("@kilo", "normal")) == []
 
 
@@ -271,8 +272,9 @@ async def test_units_of_one_call_stand_each_for_itself(bus, keys):
     """A unit that is refused as a whole leaves those before and after it, and they see nothing of it."""
     envelope, good, bad = delegation(), delegation(), said(Status(progress="half"), "nowhere")
     ack = said(Acknowledgment(accepted=True), envelope.task)
+    half = said(Status(progress="half"), envelope.task)
     done = said(Completion(result=Result(status="success")), envelope.task)
-    units = [unit(envelope), unit(ack, good, bad), unit(done), unit(ack, done)]
+    units = [unit(envelope), unit(ack, good, bad), unit(half), unit(ack, done)]
     first, second, third, last = await commit(bus.connection, keys, units)
     assert [type(answer) for answer in second] == [Skipped, Skipped, NotFound]
     assert [type(answer) for answer in third] == [LifecycleConflict]

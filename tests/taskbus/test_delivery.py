@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import anyio
 import pytest
 
@@ -26,6 +28,7 @@ from taskbus.envelope import (
 )
 from taskbus.errors import Fenced, LifecycleConflict, Moved, UsageError
 from taskbus.position import Position
+from tests.taskbus.workplace import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -99,7 +102,7 @@ async def test_settling_is_refused_as_a_whole(bus):
     inbox = bus.inbox("@kilo")
     (delivery,) = (await inbox.take()).deliveries
     with pytest.raises(LifecycleConflict):
-        await inbox.settle(delivery, [said(DONE, delivery.task)])
+        await inbox.settle(delivery, [said(DONE, delivery.task), said(Status(progress="half"), delivery.task)])
     assert len(await inbox.waiting()) == 1
     assert (await bus.connection.hash(bus.keys.held("@kilo"))) != {}
 
@@ -279,14 +282,52 @@ async def test_waiting_wakes_up_on_the_first_delivery(real_bus):
 
 
 async def test_by_hand_is_refused_while_a_worker_holds_the_task(bus):
-    """Nobody completes by hand what a worker has under a lease."""
+    """Nobody completes by hand what a worker has under a lease, whether it was acknowledged already or not."""
     envelope = await delegated(bus)
     inbox = bus.inbox("@kilo", consumer="w-1", lease=60)
     (delivery,) = (await inbox.take()).deliveries
-    await bus.publish(said(Acknowledgment(accepted=True), envelope.task), token=delivery.token)
-    with pytest.raises(LifecycleConflict, match="w-1") as refused:
-        await bus.publish(said(DONE, envelope.task))
-    assert refused.value.reason == "held"
+    acknowledgment = said(Acknowledgment(accepted=True), envelope.task)
+    for _ in range(2):
+        with pytest.raises(LifecycleConflict, match="w-1") as refused:
+            await bus.publish(said(DONE, envelope.task))
+        assert refused.value.reason == "held"
+        await bus.publish(acknowledgment, token=delivery.token)
+
+
+async def test_new_work_that_is_completed_by_hand_is_nobodys_any_more(real_bus):
+    """It leaves the inbox, and a worker that had it before its lease lapsed is refused its own completion."""
+    envelope = await delegated(real_bus)
+    slow = real_bus.inbox("@kilo", lease=0.05)
+    (old,) = (await slow.take()).deliveries
+    by_hand = said(DONE, envelope.task)
+
+    async def is_done():
+        with suppress(LifecycleConflict):  # while the lease lasts
+            await real_bus.publish(by_hand)
+        return (await real_bus.task(envelope.task)).state == "completed"
+
+    with anyio.fail_after(30):
+        await eventually(is_done)
+    with pytest.raises(Fenced):
+        await slow.settle(old, [said(DONE, envelope.task)])
+    assert await slow.waiting() == []
+    assert await real_bus.connection.hash(real_bus.keys.held("@kilo")) == {}
+    assert [entry.type async for entry in real_bus.log.read()] == ["delegation", "completion"]
+
+
+async def test_new_work_is_settled_with_its_completion_alone(bus):
+    """In one step, which changes nothing when it is repeated; the next attempt is fenced from this one."""
+    envelope = await delegated(bus)
+    inbox = bus.inbox("@kilo")
+    (first,) = (await inbox.take()).deliveries
+    done = said(DONE, envelope.task)
+    assert [each.repeated for each in await inbox.settle(first, [done])] == [False]
+    assert [each.repeated for each in await inbox.settle(first, [done])] == [True]
+    await bus.publish(compose(Verdict(decision="rejected"), sender="@boss", recipient="@kilo", task=envelope.task))
+    with pytest.raises(Fenced):
+        await inbox.settle(first, [said(DONE, envelope.task)])
+    (again,) = (await inbox.take()).deliveries
+    assert (again.state, again.token > first.token) == ("submitted", True)
 
 
 async def test_a_question_ends_the_delivery_and_its_answer_is_the_next(bus):

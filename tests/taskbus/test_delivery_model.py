@@ -225,8 +225,10 @@ class Deliveries(RuleBasedStateMachine):
         agent, name, token = hand.inbox.agent, hand.delivery.task, hand.delivery.token
         task = self.model.tasks[name]
         if is_good and self.model.is_work(hand) and task.state in DELIVERED:
-            before = ["acknowledgment:accepted"] if task.state == "submitted" else []
-            events = [*before, *(events or ["completion:done"])[:1]]
+            events = (events or ["completion:done"])[:1]
+            # What completes new work needs no acknowledgment before it, and may have one.
+            if task.state == "submitted" and (child or not events[0].startswith("completion")):
+                events = ["acknowledgment:accepted", *events]
         elif is_good:
             events = []
         said = [(compose(PAYLOADS[e], sender=agent, recipient=task.delegator, task=name), token) for e in events]

@@ -1,4 +1,4 @@
-"""The worker: one handler, acknowledgment before it, the outcome after it, and no more at a time than agreed."""
+"""The worker: one handler, acknowledgment beside it, the outcome after it, and no more at a time than agreed."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from taskbus.envelope import (
     Verdict,
     compose,
 )
+from taskbus.errors import NoServer
 from taskbus.work import Outcome
 from tests.taskbus.workplace import (
     DONE,
@@ -35,6 +36,7 @@ from tests.taskbus.workplace import (
     reached,
     state,
     talk,
+    the_parked,
 )
 
 pytestmark = pytest.mark.anyio
@@ -97,24 +99,131 @@ async def test_what_a_handler_says_comes_after_the_acknowledgment(bus, monkeypat
     assert await talk(bus, envelope.task) == ["delegation", "acknowledgment", "status", "completion"]
 
 
-async def test_work_that_is_done_at_once_is_acknowledged_and_settled_in_one_step(bus, monkeypatch):
-    """However much of it there is: a worker asks the server no more often than it must."""
+def asking(bus, monkeypatch):
+    """Note of each script that is called which of these it is to append."""
     run, calls = bus.connection.run, []
 
     async def counting(script, keys, args):
-        calls.append([event for event in ("acknowledgment", "completion") if any(event in str(arg) for arg in args)])
+        calls.append(
+            [each for each in ("acknowledgment", "question", "completion") if any(each in str(a) for a in args)]
+        )
         return await run(script, keys, args)
 
-    envelopes = [await delegated(bus) for _ in range(5)]
     monkeypatch.setattr(bus.connection, "run", counting)
+    return calls
+
+
+async def test_work_that_is_done_at_once_needs_no_acknowledgment(bus, monkeypatch):
+    """Its completion says it all, in one step for however much of it there is."""
+    envelopes = [await delegated(bus) for _ in range(5)]
+    calls = asking(bus, monkeypatch)
     await idle(bus.worker("@kilo", done, concurrency=5))
-    assert [call for call in calls if call] == [["acknowledgment", "completion"]]
+    assert [call for call in calls if call] == [["completion"]]
     for envelope in envelopes:
+        assert await talk(bus, envelope.task) == ["delegation", "completion"]
+
+
+async def test_work_that_fails_at_once_needs_no_acknowledgment(bus):
+    """A completion that tells of a failure says it all as well, and the task is failed."""
+
+    async def handler(_work):
+        return Completion(result=Result(status="failure"))
+
+    envelope = await delegated(bus)
+    await idle(bus.worker("@kilo", handler))
+    assert await talk(bus, envelope.task) == ["delegation", "completion"]
+    assert await state(bus, envelope) == "failed"
+
+
+async def test_work_that_is_not_done_at_once_is_acknowledged_while_it_is_done(bus):
+    """Also where its handler waits for that in so many words, and is done in no time."""
+    slow, quick = await delegated(bus), await delegated(bus)
+
+    async def handler(work):
+        if work.delivery.task == quick.task:
+            await work.acknowledged()
+        else:
+            await reached(bus, slow, "working")
+        return DONE
+
+    await idle(bus.worker("@kilo", handler, concurrency=2))
+    for envelope in (slow, quick):
         assert await talk(bus, envelope.task) == ["delegation", "acknowledgment", "completion"]
 
 
+async def test_a_question_that_is_asked_at_once_comes_with_its_acknowledgment(bus, monkeypatch):
+    """Only work that was taken on can ask, so both are said in one step."""
+
+    async def handler(_work):
+        return Question(question="which?")
+
+    envelope = await delegated(bus)
+    calls = asking(bus, monkeypatch)
+    await idle(bus.worker("@kilo", handler))
+    assert [call for call in calls if call] == [["acknowledgment", "question"]]
+    assert await talk(bus, envelope.task) == ["delegation", "acknowledgment", "question"]
+    assert await state(bus, envelope) == "input-required"
+
+
+@pytest.mark.parametrize("before", [True, False])
+async def test_what_is_said_before_the_completion_needs_the_acknowledgment(bus, before):
+    """A status that a handler returns with its completion is about work that was taken on; a part of it is not."""
+
+    async def handler(work):
+        if work.delivery.agent != "@kilo":
+            return None
+        part = compose(Delegation(goal="p"), sender="@kilo", recipient="@cline", parent=work.delivery.task)
+        return [Status(progress="half") if before else part, DONE]
+
+    envelope = await delegated(bus)
+    await idle(bus.worker("@kilo", handler))
+    between = ["acknowledgment", "status"] if before else []
+    assert await talk(bus, envelope.task) == ["delegation", *between, "completion"]
+
+
+async def test_work_that_is_settled_again_by_another_worker_is_done_once(bus, monkeypatch):
+    """A worker that dies between the outcome of its handler and the settlement leaves a task that is to be done."""
+    envelope = await delegated(bus)
+    run, reached_it = bus.connection.run, anyio.Event()
+
+    async def stuck(script, keys, args):
+        if any("completion" in str(arg) for arg in args):
+            reached_it.set()
+            await anyio.sleep_forever()
+        return await run(script, keys, args)
+
+    monkeypatch.setattr(bus.connection, "run", stuck)
+    with anyio.fail_after(30):
+        async with anyio.create_task_group() as group:
+            group.start_soon(bus.worker("@kilo", done, lease=0.05).run)
+            await reached_it.wait()
+            monkeypatch.setattr(bus.connection, "run", dead)
+            group.cancel_scope.cancel()
+    monkeypatch.setattr(bus.connection, "run", run)
+    assert await state(bus, envelope) == "submitted"
+    await idle(bus.worker("@kilo", done))
+    assert await talk(bus, envelope.task) == ["delegation", "completion"]
+
+
+async def dead(_script, _keys, _args):
+    """The connection of a worker that is dead."""
+    raise NoServer("It is dead.")
+
+
+async def test_an_outcome_that_is_refused_was_taken_on(bus):
+    """Where the completion was to say it all, and was refused with what came after it, the work is acknowledged."""
+
+    async def handler(_work):
+        return [DONE, Status(progress="half")]
+
+    envelope = await delegated(bus)
+    await idle(bus.worker("@kilo", handler))
+    assert await talk(bus, envelope.task) == ["delegation", "acknowledgment", "escalation", "parking"]
+    assert (await the_parked(bus, envelope)).reason == "permanent"
+
+
 async def test_a_task_that_is_canceled_while_its_work_is_done_gets_no_outcome(bus, monkeypatch):
-    """The step with its acknowledgment and outcome is refused whole; the worker says so, and settles the others."""
+    """The step with its outcome is refused whole; the worker says so, and settles the others."""
     doomed, other = await delegated(bus), await delegated(bus)
     run, incidents = bus.connection.run, Incidents()
 
@@ -127,7 +236,7 @@ async def test_a_task_that_is_canceled_while_its_work_is_done_gets_no_outcome(bu
     monkeypatch.setattr(bus.connection, "run", meddling)
     await idle(bus.worker("@kilo", done, concurrency=2, on_incident=incidents))
     assert not {"acknowledgment", "completion"}.intersection(await talk(bus, doomed.task))
-    assert await talk(bus, other.task) == ["delegation", "acknowledgment", "completion"]
+    assert await talk(bus, other.task) == ["delegation", "completion"]
     assert [what for what in incidents if "no longer ours" in what]
 
 
@@ -153,9 +262,11 @@ async def test_a_question_is_answered_and_the_work_goes_on(bus):
 
 
 async def test_a_rejected_result_is_worked_on_again(bus):
-    """The verdict that rejects begins the next attempt, with an acknowledgment of its own."""
+    """The verdict that rejects begins the next attempt, which is taken on by itself."""
 
     async def handler(work):
+        if work.envelope.type == "verdict":
+            await work.acknowledged()
         return DONE if work.delivery.state in ("submitted", "working") else None
 
     envelope = await delegated(bus)
@@ -207,7 +318,7 @@ async def test_a_delegator_is_a_worker_too(bus):
     envelope = await delegated(bus)
     await idle(bus.worker("@kilo", done))
     await idle(bus.worker("@boss", boss))
-    assert heard == ["acknowledgment", "completion"]
+    assert heard == ["completion"]
     assert await state(bus, envelope) == "accepted"
 
 

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import re
 import signal
+import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
+import anyio
+import click
 import psutil
 import pytest
 
+from taskbus.cli.rendering import cells
 from taskbus.errors import ConfigurationError
+from taskbus_agents.commands import swarm_view
+from taskbus_agents.swarm import crew as crews
 from taskbus_agents.swarm import terms
 from taskbus_agents.swarm.board import Board
 from taskbus_agents.swarm.lines import Broken, Incident, Ready, Settled, Started
-from taskbus_agents.swarm.swarm import Crew, shared_out
+from taskbus_agents.swarm.swarm import Crew, Swarm, shared_out
 
 SCRIPT = """
 import json, pathlib, sys, time
@@ -178,6 +188,50 @@ def test_a_second_signal_ends_everything_at_once(stage):
     assert stage.state("t") == "working"
 
 
+def test_output_that_nobody_reads_any_more_ends_it_like_ctrl_c(stage):
+    """As with `| head -1`: what is in hand is finished, and nothing is complained of."""
+    stage.define("a")
+    stage.delegate("a", "sleep 2", "t")
+    with stage.up() as swarm:
+        swarm.until(event="started", task="t")
+        swarm.process.stdout.close()
+        stage.delegate("a", "go", "next")
+        assert swarm.process.wait(30) == 0
+        assert "Traceback" not in swarm.process.stderr.read()
+    assert stage.state("t") == "accepted"
+
+
+def test_a_terminal_that_is_closed_ends_it_like_ctrl_c(stage):
+    """Its board is drawn over itself, without colours as well; when the terminal is gone, work in hand is finished."""
+    stage.define("a")
+    stage.delegate("a", "sleep 3", "t")
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "taskbus", "swarm", "up", str(stage.policy)],
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=subprocess.PIPE,
+        env={**stage.run_bus.environment, "NO_COLOR": "1", "TERM": "xterm"},
+        cwd=stage.run_bus.folder,
+        start_new_session=True,
+    )
+    try:
+        os.close(theirs)
+        shown = ""
+        while not re.search(r"\x1b\[\d+F.*@a +working", shown, re.DOTALL):
+            shown += os.read(ours, 65536).decode()
+        os.close(ours)
+        process.send_signal(signal.SIGHUP)
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(30) == 0
+        assert b"Traceback" not in process.stderr.read()
+    finally:
+        process.kill()
+        process.communicate()
+    assert not re.search(r"\x1b\[[\d;]*m", shown)
+    assert stage.state("t") == "accepted"
+
+
 def test_an_agent_that_cannot_be_run_stops_no_other(stage):
     """What is wrong with it is told once, and the others work."""
     stage.define("good")
@@ -267,3 +321,84 @@ def test_the_board_says_what_everybody_does():
     crew.is_over = True
     board.note(crew, 11.0)
     assert board.rows["@a"].state == "ended"
+
+
+@pytest.mark.parametrize("width", [20, 47, 80, 200])
+@pytest.mark.parametrize("height", [1, 3, 6, 24])
+def test_the_board_fits_into_any_terminal(width, height):
+    """No line is wider than the terminal, and none is scrolled out of it, whatever names and last words are like."""
+    names = ["@" + "n" * 63, *(f"@a{n:02}" for n in range(12))]
+    board = Board(names)
+    board.rows["@a00"].last = "failed: 界" * 40
+    lines = [click.unstyle(each) for each in swarm_view.drawn(board, {"@a01": 7}, width, height, stopping=False)]
+    assert max(map(cells, lines)) <= width
+    assert len(lines) <= max(1, height - 1)
+    if (width, height) == (200, 24):
+        assert any(line.startswith("@a01") and " 7 " in line for line in lines)
+        assert len(lines) == len(names) + 2
+
+
+@pytest.mark.anyio
+async def test_what_is_no_line_of_a_crew_is_told_and_let_go_of():
+    """Megabytes without an end, and words that are none of ours, are incidents; what stands behind them is read."""
+    told = []
+    swarm = Swarm([("@a",)], {}, grace=1.0, on_line=lambda _crew, line: told.append(line))
+    send, receive = anyio.create_memory_object_stream[bytes](100)
+    for piece in [b"x" * 65536] * 40 + [b"\n", b"\xff?\n", b'{"event": "ready", "agents": ["@a"]}\n']:
+        send.send_nowait(piece)
+    send.close()
+    async with receive:
+        await swarm._read(swarm.crews[0], receive)
+    assert told[-1] == Ready(agents=("@a",))
+    assert all(isinstance(each, Incident) and len(each.text) <= 2000 for each in told[:-1])
+    assert told[-2].text == "\ufffd?"
+
+
+def test_a_crew_works_on_while_nobody_reads_what_it_tells(monkeypatch):
+    """Telling never waits, as for a swarm that was stopped by Ctrl-Z; what was told is printed when it goes on."""
+    read, printed = threading.Event(), []
+
+    def write(_stream, data):
+        read.wait(10)
+        printed.append(bytes(data))
+        return len(data)
+
+    monkeypatch.setattr(crews.os, "write", write)
+    teller = crews.Teller(most=100)
+    teller.start()
+    for number in range(500):
+        teller.tell(Incident(text=str(number)))
+    assert printed == []
+    read.set()
+    while teller._lines.qsize():
+        time.sleep(0.01)
+    teller.tell(None)
+    teller.join(10)
+    assert json.loads(printed[0])["text"] == "0"
+    assert 100 <= len(printed) <= 101
+
+
+def test_a_crew_that_dies_of_something_unforeseen_is_gone():
+    """It does not stay as a process that works for nobody: its exit code tells, and what happened is on stderr."""
+    script = """if True:
+        import anyio
+        from taskbus_agents.swarm import crew
+
+        async def work(_order, _settings):
+            async with anyio.create_task_group() as group:
+                group.start_soon(crew._listen, [])
+                await anyio.sleep(0.2)
+                raise ZeroDivisionError
+
+        crew.work = work
+        crew.main()
+    """
+    process = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdin.write(b'{"agents": ["@a"]}\n')
+    process.stdin.flush()
+    try:
+        assert process.wait(20) == 1
+        assert b"ZeroDivisionError" in process.stderr.read()
+    finally:
+        process.kill()
+        process.communicate()

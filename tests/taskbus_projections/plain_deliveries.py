@@ -300,11 +300,11 @@ def counts(each: Told, tasks: dict[str, list[Told]]) -> Iterable[tuple[str, str,
         whose: Any = payload
         of = model if whose.agent == each.agent else ""
         yield day, whose.agent, of, "parked", len(set(whose.deliveries))
-    if each.event == "acknowledgment:accepted":
-        accepted: Any = payload
+    if each.event == "acknowledgment:accepted" or (each.entry.type == "completion" and each.before == "submitted"):
+        on: Any = payload.model if each.entry.type == "acknowledgment" else None
         before = [other for other in tasks[each.entry.task] if other.n < each.n and other.moved]
-        yield day, each.agent, accepted.model or "", "taken", 1
-        yield day, each.agent, accepted.model or "", "wait_ms", each.ms - before[-1].ms
+        yield day, each.agent, on or "", "taken", 1
+        yield day, each.agent, on or "", "wait_ms", each.ms - before[-1].ms
     simple = {
         "acknowledgment:declined": "declined",
         "question": "questions",

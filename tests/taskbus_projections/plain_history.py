@@ -21,6 +21,8 @@ NEXT = {
     (None, "delegation"): "submitted",
     ("submitted", "acknowledgment:accepted"): "working",
     ("submitted", "acknowledgment:declined"): "rejected",
+    ("submitted", "completion:done"): "completed",
+    ("submitted", "completion:failure"): "failed",
     ("submitted", "escalation"): "escalated",
     ("submitted", "cancellation"): "canceled",
     ("working", "status"): "working",

@@ -284,7 +284,7 @@ async def test_long_envelopes_are_read_a_few_at_a_time(bus, database, monkeypatc
 
 async def test_a_read_model_of_a_users_own_is_folded_beside_the_others(bus, path):
     """A class with a name, a version, tables and a method for a type is all that it takes."""
-    await publish(bus, story(8, 200))
+    await publish(bus, story(8, 400))
     with Database.open(path, bus.namespace, (*BUILTIN, Questions)) as database:
         await Projector(bus, database).catch_up()
         asked = database.query("SELECT n, task FROM questions ORDER BY n")

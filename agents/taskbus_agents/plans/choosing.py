@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from taskbus.payload import Route
     from taskbus.settings import Settings
     from taskbus_agents.plans.model import Node, Plan
+    from taskbus_agents.plans.run import Piece
 
 SEEN: Final = 60.0
 """A worker that was not seen for so many seconds counts as gone: an idle one looks every five."""
@@ -43,6 +44,23 @@ class Chooser:
         self._bus = bus
         self._settings = settings
         self._plan = plan
+
+    async def again(self, node: Node, piece: Piece, root: str, *, is_try: bool) -> Chosen:
+        """Who gets a step that has failed: as long as it has a try left, or climbs by the policy."""
+        if is_try or node.agent is not None:
+            return await self.choose(node, piece.rungs, root)
+        from taskbus_agents import routing
+        from taskbus_agents.routing.climbing import policy_forbids
+
+        try:
+            policy = routing.RoutingPolicy.needed(self._settings)
+        except UsageError as error:
+            return Chosen(None, why=error.message)
+        task = piece.delegation.task
+        why = await policy_forbids(self._bus, policy, (task, piece.task), piece.cause.envelope)
+        if why is None and len(piece.rungs) > policy.terms.fallback.most:
+            why = f"it has climbed {len(piece.rungs) - 1} times, as often as it may"
+        return await self.choose(node, piece.rungs, root) if why is None else Chosen(None, why=why)
 
     async def choose(self, node: Node, failed: Collection[str], root: str) -> Chosen:
         """Who gets a step; `failed` are the rungs that it has failed on, `root` is the root of the run's tree."""

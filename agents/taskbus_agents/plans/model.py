@@ -132,9 +132,13 @@ class Plan:
         return "application/toml" if self.form == "toml" else "text/plain"
 
 
+AGENTS: Final = "@plan."
+"""What the names of the agents begin with that carry out plans; each decides alone what becomes of its steps."""
+
+
 def agent_of(plan: str) -> str:
     """The agent that runs of a plan are delegated to: an inbox for each plan, so that nobody goes on with another's."""
-    return f"@plan.{plan}"
+    return f"{AGENTS}{plan}"
 
 
 @dataclass(frozen=True, slots=True)

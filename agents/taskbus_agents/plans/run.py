@@ -31,7 +31,7 @@ Phase: TypeAlias = Literal[
 """Of a node: not begun; somebody works on it; it needs an answer; its result is to be checked, to be reviewed, is
 being judged, is to be accepted or rejected; it is to be tried again; it has failed for good; it is done."""
 NOBODY: Final = "nobody"
-"""The action of the status that says that no agent was found for a step, before a colon and the step's name."""
+"""The action of the status that says that nobody gets a step, or gets it again, before a colon and the step's name."""
 _NO_TOKEN: Final = 1
 
 
@@ -58,6 +58,12 @@ class Piece:
     def is_open(self) -> bool:
         """Whether it can still be cancelled."""
         return self.task.state in OPEN
+
+    @property
+    def is_routed(self) -> bool:
+        """Whether the policy has chosen who has it."""
+        payload = self.delegation.envelope.payload
+        return isinstance(payload, Delegation) and payload.route is not None
 
 
 class Run:
@@ -239,7 +245,8 @@ class Run:
         if state == "completed":
             return self._judged(node, piece)
         may_go_on = state != "canceled" and node.name not in self.nobody
-        return "again" if may_go_on and self.may_try_again(node, piece) else "failed"
+        # Whether a routed step climbs the policy says, and where not, the status of nobody does.
+        return "again" if may_go_on and (self.may_try_again(node, piece) or piece.is_routed) else "failed"
 
     def _judged(self, node: Node, piece: Piece) -> Phase:
         judges: tuple[tuple[Phase, object], ...] = (("check", node.check), ("review", node.review))

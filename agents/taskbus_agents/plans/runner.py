@@ -46,8 +46,8 @@ if TYPE_CHECKING:
     from taskbus.log import Entry
     from taskbus.position import Position
     from taskbus.work import Work
-    from taskbus_agents.plans.choosing import Chooser
-    from taskbus_agents.plans.model import Plan
+    from taskbus_agents.plans.choosing import Chooser, Chosen
+    from taskbus_agents.plans.model import Node, Plan
     from taskbus_agents.plans.moves import Due, Move
     from taskbus_agents.plans.run import Run
 
@@ -57,6 +57,7 @@ _LOOK: Final = 5.0
 """Seconds after which it is looked again whether somebody is there for a step that waits for an agent."""
 _PAUSE: Final = 0.2
 _TOLD: Final = 2000
+_SAID: Final = 1200
 _REFUSALS: Final = 20
 _VERBS: Final = {
     "begin": "begins {}",
@@ -151,17 +152,24 @@ class PlanRunner:
             if node is None or node.kind != "step" or move.what not in ("begin", "again"):
                 found.append(messages.of(move))
                 continue
-            piece = run.piece_of(node.name)
-            chosen = await self._chooser.choose(node, piece.rungs if piece is not None else (), self._order.root)
+            chosen, said = await self._chosen(run, node, move)
             if chosen.agent is not None:
                 found.append(messages.of(move, chosen.agent, chosen.route))
             elif chosen.waits:
                 waits = True
                 self._tell(f"{node.name} waits for an agent: {chosen.why}")
             else:
-                nobody = Status(action=f"{NOBODY}:{node.name}", progress=f"Nobody gets {node.name}: {chosen.why}")
+                nobody = Status(action=f"{NOBODY}:{node.name}", progress=f"{said}: {chosen.why}"[:_TOLD])
                 found.append(work.reply(Outcome(nobody)))
         return found, waits
+
+    async def _chosen(self, run: Run, node: Node, move: Move) -> tuple[Chosen, str]:
+        """Who gets a step, and what is said where nobody does."""
+        piece = run.piece_of(node.name)
+        if piece is None or move.what == "begin":
+            return await self._chooser.choose(node, (), self._order.root), f"Nobody gets {node.name}"
+        chosen = await self._chooser.again(node, piece, self._order.root, is_try=run.may_try_again(node, piece))
+        return chosen, f"{piece.trouble[:_SAID]}; nobody gets it again"
 
     async def _unpark(self, run: Run, move: Move) -> None:
         """Give up what was set aside of a task that is tried again: the new delegation would wait behind it."""

@@ -19,6 +19,7 @@ from taskbus.errors import Conflict, NotFound
 from taskbus.lifecycle import BUS, HUMAN
 from taskbus.parked import parked
 from taskbus.validation import hashed_id
+from taskbus_agents.plans.model import AGENTS as PLANS
 from taskbus_agents.routing import trail
 from taskbus_agents.routing.candidates import Need, candidates
 from taskbus_agents.routing.decision import decide
@@ -142,6 +143,14 @@ async def _why_not(
     name, task, payload = what
     if payload.route is None:
         return "nobody routed it"
+    if task.delegator.startswith(PLANS):
+        return f"{task.delegator} decides about it"
+    return await policy_forbids(bus, policy, (name, task), cause)
+
+
+async def policy_forbids(bus: Bus, policy: RoutingPolicy, what: tuple[str, Task], cause: AnyEnvelope) -> str | None:
+    """Why a policy does not let a routed task climb after what went wrong; None where it does."""
+    name, task = what
     trigger = trigger_of(cause) or await _set_aside(bus, task, name)
     if trigger is None:
         return "somebody was asked for help with it"

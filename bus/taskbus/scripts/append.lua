@@ -26,7 +26,7 @@
 -- Two passes: the first decides and writes nothing, so that a refusal changes nothing; the second writes, and takes
 -- back what it added when the server refuses a command halfway.
 
-local ARGV, call, find, match = ARGV, redis.call, string.find, string.match
+local ARGV, call, find, match, type, concat = ARGV, redis.call, string.find, string.match, type, table.concat
 local prefix, log, index, meta = ARGV[1], KEYS[1], KEYS[2], KEYS[3]
 -- Three lists that are generated from the lifecycle module, searched as text because a table would be built anew in
 -- each call: "|state event>to unreviewed ends unreviewed-ends attempt roles|…", "|event|…", "|event|…".
@@ -128,7 +128,10 @@ local function decide(base, head, task, move, position)
     pays = true
   end
 
-  if kept and undo[kept] ~= task then seldom().keep(task) end
+  -- A task as it is before the unit at hand. One that this call has not changed yet can be read again.
+  if kept and undo[kept] ~= task then
+    undo[kept + 1], undo[kept + 2], kept = task[LAST] and { unpack(task) } or "unchanged", task, kept + 2
+  end
   if rule[UNREVIEWED] ~= "-" and task[REVIEW] == "0" then to, ends = rule[UNREVIEWED], rule[UNREVIEWED_ENDS] end
   local stays = to == "submitted" or to == "working"
   if event == "parking:resumed" then records = false end
@@ -275,7 +278,7 @@ function seldom()
   end
 
   seldom_used = {
-    now = now, mint = mint, refused = refused, permitted = permitted, same = same, tree = tree, keep = keep,
+    now = now, mint = mint, refused = refused, permitted = permitted, same = same, tree = tree,
     read_in_parts = read_in_parts, read_unit = read_unit, unit = unit, consider = consider,
     deliver_again = deliver_again, carry_out = carry_out, set_clocks = set_clocks, remove = remove, money = money,
   }
@@ -299,13 +302,13 @@ else
   local unit_heads, units, starts, fields, at = {}, {}, {}, {}, 2
   bases, heads, places, tasks, seen, spent, undo, moves = {}, {}, {}, {}, {}, {}, {}, {}
   while at <= #ARGV do
-    local line, count, unit = ARGV[at], 1, false
-    if not heads[line] and find(line, "^%d") then
-      unit = unit_heads[line]
-      if not unit then
-        unit = seldom().read_unit(line)
-        unit_heads[line] = unit
-      end
+    local line, count = ARGV[at], 1
+    local unit = unit_heads[line] or false
+    if not unit and not heads[line] and find(line, "^%d") then
+      unit = seldom().read_unit(line)
+      unit_heads[line] = unit
+    end
+    if unit then
       count = unit.count
       starts[#units + 1], at = at + 1, at + 1
       if unit.names then
@@ -441,7 +444,7 @@ for i, answers in ipairs(replies) do
       end
     end
     if count > 0 and count == #answers then
-      replies[i] = table.concat(positions, " ")
+      replies[i] = concat(positions, " ")
     else
       for k, position in pairs(positions) do answers[k] = { "appended", position } end
     end

@@ -15,12 +15,6 @@ local function read_unit(line)
   return unit
 end
 
--- Remembers a task as it is before the unit at hand. One that this call has not changed yet can be read again.
-local function keep(task)
-  undo[kept + 1], undo[kept + 2] = task[LAST] and { unpack(task) } or "unchanged", task
-  kept = kept + 2
-end
-
 -- What a unit says of a delivery: what to do with it, and why it cannot be done. A delivery that is gone was settled
 -- before: by this very call, whose outcomes are then in the log, or by somebody else; `moved` where lines are.
 -- Nobody looks at what settles a delivery after its unit: it is noted in one table for all of them.
@@ -161,7 +155,7 @@ local function carry_out(move)
     if found then
       local work = move.work and 1 or 0
       local line = { found[2][2], priority, move.tries, move.head.reason, number(now()), work, move.delivery }
-      set_aside(prefix .. "parked:" .. agent, move.name, table.concat(line, " "))
+      set_aside(prefix .. "parked:" .. agent, move.name, concat(line, " "))
     end
   elseif #move.left > 0 then
     call("HSET", move.parked, move.name, table.concat(move.left, "\n"))
