@@ -186,7 +186,7 @@ def test_garbage_is_never_success(tmp_path, printed):
 
 
 async def test_what_stands_in_the_folder_is_not_imported(tmp_path):
-    """A project may have modules of its own that are called like libraries: the conversation is none of their business."""
+    """A project may have modules of its own that are called like libraries: nobody means those."""
     made = job(tmp_path / "work", "write made.txt")
     for name in ("acp", "msgspec", "asyncio"):
         (made.folder / f"{name}.py").write_text("raise SystemExit(3)\n")

@@ -21,6 +21,7 @@ from taskbus_agents.masking import Mask
 from taskbus_agents.runner import Ended, Runner
 from taskbus_agents.trouble import Conduct, failure
 from tests.agents.scene import AGENT, TASK, StandIn, done, until
+from tests.servers import is_alive
 
 pytestmark = pytest.mark.anyio
 
@@ -210,3 +211,56 @@ async def test_what_a_try_before_has_done_in_a_folder_as_it_is_contradicts_nobod
     await scene.run(first, ["result", done(outputs=["a.txt"])], attempts=2, workspace="as-is", folder=folder)
     completion = await scene.completion()
     assert (completion.result.status, completion.termination_reason) == ("partial", "unproven")
+
+
+async def test_a_program_that_is_stopped_is_ended_with_what_left_it(scene, tmp_path):
+    """It neither hears of its time, nor does what has left its group and its parent."""
+    pid = tmp_path / "pid"
+    away = f"setsid sh -c 'setsid sleep 600 & echo $! > {pid}' &"
+    await scene.delegate()
+    await scene.run(["call", "hm"], ["shell", away], ["shell", "sleep 0.3; kill -STOP $PPID"], timeout=1.5)
+    envelope = await scene.settled()
+    assert (envelope.payload.termination_reason, envelope.usage[0].input_tokens) == ("timeout", 1200)
+    assert not is_alive(int(pid.read_text()))
+
+
+async def test_more_than_is_read_is_no_result(scene):
+    """It is ended when it prints without end, and its memory is not the worker's."""
+    await scene.delegate()
+    await scene.run(["write", "a", "x"], ["shell", "yes"], ["result", done()])
+    completion = await scene.completion()
+    assert (completion.result.status, completion.termination_reason) == ("failure", "garbage")
+    assert "more than is read" in completion.error_details.message
+
+
+async def test_what_cost_more_than_was_held_counts_in_full(scene):
+    """Of two models one has a price: the other counts as unpriced, not as nothing; then the cap is over."""
+    await scene.bus.budget.set_cap("agent:@coder", "month", 100_000, reason="test")
+    models = {
+        "claude-sonnet-4-5": {"inputTokens": 5, "outputTokens": 1, "costUSD": 0.5, "costBasis": "list"},
+        "house-model": {"inputTokens": 5, "outputTokens": 1, "costUSD": 0.1, "costBasis": "unknown"},
+    }
+    await scene.delegate()
+    await scene.run(["write", "a", "x"], ["result", done(), {"modelUsage": models}])
+    (account,) = [each for each in await scene.bus.budget.accounts() if each.account == "agent:@coder" and each.cap]
+    assert (account.committed, account.held, account.unpriced) == (500_000, 0, 1)
+    await scene.delegate(task="t-2")
+    await scene.run(["write", "a", "x"], ["result", done()])
+    assert (await scene.bus.task("t-2")).state == "escalated"
+    assert len(scene.prompts()) == 1
+
+
+async def test_a_definition_that_has_gone_from_under_it_ends_nothing(scene, tmp_path):
+    """The folder is removed while it works: it has nothing to show, and the next delivery says what lacks."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    terms = {"workspace": "as-is", "folder": folder}
+    await scene.delegate()
+    await scene.delegate(task="t-2")
+    async with Runner(grace=0.5) as runner:
+        definition = scene.definition(["shell", f"rm -r {folder}"], ["result", done()], **terms)
+        worker = scene.bus.worker(AGENT, scene.agent(runner, definition), attempts=1, supervision=None)
+        await worker.run(until_idle=True)
+    found = {each.task: each.payload for each in await scene.envelopes("completion", "parking")}
+    assert found[TASK].termination_reason == "contradicted"
+    assert "cannot be opened" in found["t-2"].message

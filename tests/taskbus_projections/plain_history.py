@@ -43,6 +43,7 @@ NEXT = {
     ("rejected", "escalation"): "escalated",
     ("escalated", "delegation"): "submitted",
     ("escalated", "answer"): "working",
+    ("escalated", "budget:reserved"): "escalated",
     ("escalated", "escalation"): "escalated",
     ("escalated", "cancellation"): "canceled",
     ("escalated", "parking:resumed"): "submitted",

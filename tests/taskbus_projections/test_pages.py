@@ -88,7 +88,7 @@ async def test_a_database_that_stands_at_the_trim_needs_no_archive(bus, path, da
 
 async def test_a_gap_names_what_is_missing(bus, path, database):
     """A segment that is gone, and an archive that is elsewhere: which one, in which store; what is folded stays."""
-    await bus.publish_many(story(63, 400))
+    await bus.publish_many(story(64, 400))
     assert await archived(bus) > 80
     first, second, *_ = await bus.history.archive.segments()
     for name in (second.file, f"{second.name}.json"):

@@ -118,11 +118,11 @@ class PlanRunner:
             if not found.moves:
                 await following.change(changes)
                 continue
-            envelopes, waits = await self._envelopes(run, found.moves[:_BATCH], messages, work)
+            made, envelopes, waits = await self._envelopes(run, found.moves[:_BATCH], messages, work)
             if not envelopes:
                 await following.change(changes, within=_LOOK if waits else None)
                 continue
-            position, refused = await self._append(work, run, found.moves[:_BATCH], envelopes)
+            position, refused = await self._append(work, run, made, envelopes)
             if refused is None:
                 refusals = 0
                 await following.reached(position)
@@ -141,27 +141,30 @@ class PlanRunner:
 
     async def _envelopes(
         self, run: Run, due: Sequence[Move], messages: Messages, work: Work
-    ) -> tuple[list[AnyEnvelope], bool]:
-        """The moves as envelopes, and whether some of them wait for an agent."""
+    ) -> tuple[list[Move], list[AnyEnvelope], bool]:
+        """The moves that can be made, as envelopes, those that say that nobody can among them; and whether some wait
+        for an agent.
+        """
+        made: list[Move] = []
         found: list[AnyEnvelope] = []
         waits = False
         for move in due:
-            node = move.node
-            if move.what == "again":
-                await self._unpark(run, move)
-            if node is None or node.kind != "step" or move.what not in ("begin", "again"):
-                found.append(messages.of(move))
-                continue
-            chosen, said = await self._chosen(run, node, move)
-            if chosen.agent is not None:
-                found.append(messages.of(move, chosen.agent, chosen.route))
+            node, chosen, said = move.node, None, ""
+            if node is not None and node.kind == "step" and move.what in ("begin", "again"):
+                chosen, said = await self._chosen(run, node, move)
+            if chosen is None or chosen.agent is not None or node is None:
+                if move.what == "again":
+                    await self._unpark(run, move)
+                made.append(move)
+                agent, route = (chosen.agent, chosen.route) if chosen is not None else (None, None)
+                found.append(messages.of(move, agent, route))
             elif chosen.waits:
                 waits = True
                 self._tell(f"{node.name} waits for an agent: {chosen.why}")
             else:
                 nobody = Status(action=f"{NOBODY}:{node.name}", progress=f"{said}: {chosen.why}"[:_TOLD])
                 found.append(work.reply(Outcome(nobody)))
-        return found, waits
+        return made, found, waits
 
     async def _chosen(self, run: Run, node: Node, move: Move) -> tuple[Chosen, str]:
         """Who gets a step, and what is said where nobody does."""
@@ -207,7 +210,7 @@ class PlanRunner:
         said: dict[str, list[str]] = {}
         for move in due:
             said.setdefault(_VERBS[move.what], []).append(move.node.name if move.node is not None else move.task)
-        text = "; ".join(verb.format(", ".join(names)) for verb, names in said.items())
+        text = "; ".join(verb.format(", ".join(names)) for verb, names in said.items()) or "somebody is missing"
         try:
             agents = {each.recipient for each in envelopes if each.type == "delegation"} - {self._plan.agent}
             gone = await absent(self._bus, agents) if agents else frozenset[str]()

@@ -190,4 +190,5 @@ def _usual(written: Written, values: Mapping[str, Any]) -> str | None:
     short = str(values["name"]).removeprefix("@")
     if short in adapters():
         return short
-    return None if written.prefix else USUAL
+    # Where it is wrong, that is told already.
+    return None if written.prefix and "adapter" not in written.given else USUAL
