@@ -48,7 +48,7 @@ def _asked(row: Row, said: Row) -> Iterator[tuple[str, str]]:
     yield "task type", row["task_type"] or ""
     yield "priority", row["priority"]
     yield "review", "required" if row["review"] else "not required"
-    yield "route", _route(route) if (route := said.get("route")) else ""
+    yield "route", _route(said["route"]) if said["route"] else ""
     yield "justification", said["justification"] or ""
 
 

@@ -33,7 +33,7 @@ SAID = {
     "constraints": [],
     "artifacts": [],
     "criteria": [],
-    **dict.fromkeys(("result", "verdict", "question", "escalation", "reason")),
+    **dict.fromkeys(("route", "justification", "result", "verdict", "question", "escalation", "reason")),
 }
 NOTHING = {"calls": 0, "unpriced_calls": 0, "cost_microusd": None}
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Plain = dict[str, object]
 
 _STATUS: Final = re.compile(r"(?<![\d.:/])(4\d\d|5\d\d)(?![\d.:/])")
+_RECORD: Final = re.compile(rb"^[ \t]*\{[^\r\n]*", re.MULTILINE)
 _EPOCH: Final = re.compile(r"\|(1\d{9})(?!\d)")
 _MOMENT: Final = re.compile(r"(?<!\d)(\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d:?\d\d))")
 _HEADER: Final = re.compile(
@@ -42,8 +43,9 @@ _KEY: Final = re.compile(
 
 def records(printed: bytes) -> Iterator[Plain]:
     """The JSON objects among these lines; everything else is passed over."""
-    for line in printed.splitlines():
-        if (found := plain(line)) is not None:
+    # Sought, not split: of what prints without end there are millions of lines.
+    for line in _RECORD.finditer(printed):
+        if (found := plain(line[0])) is not None:
             yield found
 
 
