@@ -29,6 +29,8 @@ LINE: Final = 16 << 20
 """The longest message that an agent may send, in bytes."""
 _READING: Final = frozenset({"read", "search", "think", "fetch"})
 _EDITING: Final = frozenset({"edit", "delete", "move"})
+_NOT_FOUND: Final = -32002
+"""The protocol's error code for something that is not there."""
 _STARTING: Final = 120.0
 """Seconds in which an agent must have begun its conversation."""
 
@@ -168,8 +170,8 @@ async def _converse(order: Order, client: Client, agent: acp.ClientSideConnectio
             if info is not None:
                 tell(Told(event="agent", name=info.name, version=info.version))
             opened = await agent.new_session(cwd=order.folder)
-            if order.model is not None:
-                await _choose(order.model, agent, opened)
+            if order.model is not None and not await _choose(order.model, agent, opened):
+                return False
     except TimeoutError:
         tell(Told(event="error", message=f"The agent did not begin a conversation within {_STARTING:g} s."))
         return False
@@ -181,8 +183,11 @@ async def _converse(order: Order, client: Client, agent: acp.ClientSideConnectio
     return True
 
 
-async def _choose(model: str, agent: acp.ClientSideConnection, opened: schema.NewSessionResponse) -> None:
-    """Choose the model where the agent lets its client do that; tell which one runs, or that it was not offered."""
+async def _choose(model: str, agent: acp.ClientSideConnection, opened: schema.NewSessionResponse) -> bool:
+    """Choose the model where the agent lets its client do that; False where it is none of those that there are.
+
+    Another one would run at another price than the one that was reserved.
+    """
     for option in opened.config_options or ():
         if not isinstance(option, schema.SessionConfigOptionSelect) or option.category != "model":
             continue
@@ -191,11 +196,11 @@ async def _choose(model: str, agent: acp.ClientSideConnection, opened: schema.Ne
             if option.current_value != model:
                 await agent.set_config_option(config_id=option.id, session_id=opened.session_id, value=model)
             tell(Told(event="model", model=model))
-            return
-        runs = option.current_value
-        tell(Told(event="model", model=runs, message=f"{model} is not offered: {', '.join(offered[:20])}"))
-        return
+            return True
+        tell(Told(event="error", code=_NOT_FOUND, message=f"{model} is not offered: {', '.join(offered[:20])}"))
+        return False
     tell(Told(event="model", message="The agent offers no choice of models."))
+    return True
 
 
 def _values(options: Sequence[schema.SessionConfigSelectOption | schema.SessionConfigSelectGroup]) -> list[str]:

@@ -259,8 +259,9 @@ class _One:
         if ended.left:
             left = ", ".join(map(str, ended.left))
             self._tell(f"What the agent started could not be ended, and still runs: process {left}.")
-        ended = self._mask(launch).ended(ended)
-        return ended, over(ended)
+        ended = await anyio.to_thread.run_sync(self._mask(launch).ended, ended)
+        # Beside the event loop: what prints without end takes minutes to read, while leases are to be renewed.
+        return ended, await anyio.to_thread.run_sync(over, ended)
 
     def _launch(self) -> Launch:
         if self.launch is None:

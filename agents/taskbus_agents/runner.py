@@ -58,7 +58,8 @@ class Runner:
 
     `timeout`, `silence` and `grace` are in seconds, `output` in bytes. A command that for `silence` seconds writes
     nothing, uses no CPU time and changes no file in its folder is ended, at most half as long again after it fell
-    silent; in its folder the nearest `life.MOST_FILES` files count, whoever changes them.
+    silent; in its folder the nearest `life.MOST_FILES` files count, whoever changes them. Several runners may share a
+    `guard`, which whoever made it then closes.
     """
 
     def __init__(
@@ -68,12 +69,14 @@ class Runner:
         silence: float | None = None,
         grace: float = GRACE,
         output: int = MAX_BYTES,
+        guard: Guard | None = None,
     ) -> None:
         self.timeout = timeout
         self.silence = silence
         self.grace = grace
         self.output = output
-        self._guard = Guard()
+        self._guard = guard or Guard()
+        self._closes = guard is None
         self._children: set[Child] = set()
 
     async def __aenter__(self) -> Self:
@@ -82,7 +85,8 @@ class Runner:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._guard.close()
+        if self._closes:
+            self._guard.close()
 
     async def run(
         self,

@@ -83,14 +83,14 @@ def test_a_mask_covers_keys_and_nothing_else():
     """Short words and paths stand in any text."""
     environment = {
         "A_KEY": KEY,
-        "SSH_KEY": "/home/somebody/.ssh/id_ed25519",
+        "SSH_KEY": "/var/keys/somebody/id_ed25519",
         "MODE_TOKEN": "on",
         "BUS_URL": "redis://worker:hunter22@host/0",
         "PATH": "/usr/bin:/usr/local/bin:/bin",
     }
-    text = f"{KEY} /home/somebody/.ssh/id_ed25519 on hunter22 /usr/bin:/usr/local/bin:/bin short!"
+    text = f"{KEY} /var/keys/somebody/id_ed25519 on hunter22 /usr/bin:/usr/local/bin:/bin short!"
     assert Mask.of(environment, "short!").text(text) == (
-        "*** /home/somebody/.ssh/id_ed25519 on *** /usr/bin:/usr/local/bin:/bin ***"
+        "*** /var/keys/somebody/id_ed25519 on *** /usr/bin:/usr/local/bin:/bin ***"
     )
 
 
@@ -220,7 +220,7 @@ async def test_a_program_that_is_stopped_is_ended_with_what_left_it(scene, tmp_p
     await scene.delegate()
     await scene.run(["call", "hm"], ["shell", away], ["shell", "sleep 0.3; kill -STOP $PPID"], timeout=1.5)
     envelope = await scene.settled()
-    assert (envelope.payload.termination_reason, envelope.usage[0].input_tokens) == ("timeout", 1200)
+    assert (envelope.payload.termination_reason, envelope.usage[0].input_tokens) == ("timeout", 2400)
     assert not is_alive(int(pid.read_text()))
 
 

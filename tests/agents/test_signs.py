@@ -114,3 +114,9 @@ def test_end_from_outside(code, cut, trouble):
     """A signal and the runner are told from a program's own end; an exit code of 145 is no signal."""
     found = signs.stopped(Ended(code, b"", b"", 1.0, cut))
     assert (found and found[0]) == trouble
+
+
+def test_records_are_sought_among_whatever_else_is_printed():
+    """One stands in a line of its own, however that ends; what has one within it is none."""
+    printed = b"y\n" * 1000 + b'  {"a": 1}\r\nno {"b": 2}\n[3]\n{"c": 3}'
+    assert list(signs.records(printed)) == [{"a": 1}, {"c": 3}]

@@ -1,5 +1,5 @@
-"""A fleet for a scenario: 47 agents in three tiers as Markdown files, the program that does the work of all of them, and
-what that program is going to do, reckoned beforehand without any bus.
+"""A fleet for a scenario: 47 agents in three tiers as Markdown files, the program that does the work of all, and what
+that program is going to do, reckoned beforehand without any bus.
 """
 
 from __future__ import annotations

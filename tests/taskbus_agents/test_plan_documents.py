@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from taskbus.errors import ConfigurationError
-from taskbus_agents.plans import decision, document, drawing, graph
+from taskbus_agents.plans import answers, document, drawing, graph
 from taskbus_agents.plans.run import Run
 
 STEP = '[steps.{0}]\ngoal = "g"\nagent = "@kilo"\n'
@@ -180,7 +180,7 @@ def test_a_hostile_title_steers_no_terminal_and_ends_no_label():
 )
 def test_an_approval_needs_a_clear_word(answer, means):
     """Neither a yes nor a no is no approval."""
-    assert decision.approval(answer) is means
+    assert answers.approval(answer) is means
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_an_approval_needs_a_clear_word(answer, means):
 )
 def test_an_answer_decides_about_one_step_or_all(answer, means):
     """Named steps are decided about alone; anything that is no decision is a hint for another try."""
-    assert decision.about("a", answer, {"a", "b"}) == means
+    assert answers.about("a", answer, {"a", "b"}) == means
 
 
 @settings(max_examples=200, deadline=None)
@@ -211,3 +211,24 @@ def test_no_text_breaks_the_readers(written):
         except ConfigurationError as error:
             places.append(error.message)
     assert all(place.startswith("p, line ") for place in places)
+
+
+def test_the_text_form_takes_what_people_write():
+    """Tabs, line ends of Windows, headings in small letters, and titles in any script and with accents."""
+    plan = text(
+        "Assess:\tthing\r\nSplit:\r\n\t[PARALLEL]\t研究\t+\télan vital\r\n\t[GATE]\t→\tship\r\n"
+        "Assign:\r\n\t研究:\t@r\r\n ship : @k\r\n élan vital: @e\r\n"
+    )
+    assert {name: node.agent for name, node in plan.nodes.items() if node.kind == "step"} == {
+        "step-3-1": "@r",
+        "elan-vital": "@e",
+        "ship": "@k",
+    }
+    assert plan.goal == "thing"
+
+
+@pytest.mark.parametrize(("title", "count"), [("a+b", 1), ("c +d", 1), ("C++ code", 0), ("a + b", 0)])
+def test_a_plus_that_separates_nothing_is_noted(title, count):
+    """Somebody who forgot a space is told that one step stands there."""
+    plan = text(f"SPLIT:\n  {title}\n")
+    assert len([note for note in plan.notes if "is one step" in note]) == count

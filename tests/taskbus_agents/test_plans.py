@@ -8,9 +8,18 @@ from pathlib import Path
 import anyio
 import pytest
 
-from taskbus.envelope import Acknowledgment, Artifact, Cancellation, Delegation, Escalation, Question, compose
+from taskbus.envelope import (
+    Acknowledgment,
+    Artifact,
+    Cancellation,
+    Delegation,
+    ErrorDetails,
+    Escalation,
+    Question,
+    compose,
+)
 from taskbus.errors import Conflict, Fenced
-from taskbus.lifecycle import HUMAN
+from taskbus.lifecycle import BUS, HUMAN
 from taskbus.work import Work
 from taskbus_agents.plans import moves, report
 from taskbus_agents.plans.following import order_of
@@ -495,3 +504,62 @@ def test_the_example_file_is_a_plan_that_holds_every_key():
     text = file.read_text(encoding="utf-8")
     for key in (*table._TOP, *table._STEP, *table._GATE, *table._CHECK):
         assert key in text, key
+
+
+@pytest.mark.parametrize(("answer", "state", "b"), [("go on", "accepted", "done"), ("stop", "failed", "waiting")])
+async def test_a_run_over_its_deadline_goes_on_or_stops_as_a_person_says(crew, answer, state, b):
+    """What is under way is finished in any case, and nothing new begins after `stop`."""
+    plan = crew.plan(step("a") + step("b", "a"))
+    answered = anyio.Event()
+
+    async def slow(_work):
+        await answered.wait()
+        return done()
+
+    crew.script["a"] = [slow]
+    run = await crew.begin(plan)
+    async with crew.at_work("@kilo"), anyio.create_task_group() as group:
+
+        async def decide():
+            await crew.until(lambda entries: any(e.task == f"{run}.a" and e.type == "acknowledgment" for e in entries))
+            details = ErrorDetails(level=2, category="execution", message="The deadline is over.")
+            await crew.bus.publish(compose(Escalation(error_details=details), sender=BUS, recipient=HUMAN, task=run))
+            await crew.answer(run, answer)
+            answered.set()
+
+        group.start_soon(decide)
+        ended = (await crew.carry_out(run)).run
+    assert (ended.state, states(ended)) == (state, {"a": "done", "b": b})
+    assert (answer in ended.root.completion.result.description) == (answer == "stop")
+
+
+async def test_what_had_failed_is_told_as_failed_though_the_end_cancelled_it(crew):
+    """An escalated step is cancelled when its run ends: the report says what went wrong with it."""
+    details = ErrorDetails(level=1, category="execution", message="no idea")
+    crew.script["a"] = [Escalation(error_details=details)]
+    run = await crew.complete(crew.plan(step("a")), "@kilo")
+    assert run.piece_of("a").task.state == "canceled"
+    assert states(run) == {"a": "failed"}
+    assert "1 failed" in run.root.completion.result.description
+
+
+async def test_a_step_that_was_cancelled_is_begun_anew_by_resume(crew):
+    """Nothing leads out of a cancelled task: the step gets another one, once, whoever folds the run from its start."""
+    plan = crew.plan(step("a") + step("b", "a"))
+    run = await crew.begin(plan)
+
+    async def cancel(work):
+        reason = Cancellation(reason="wrong file")
+        await crew.bus.publish(compose(reason, sender="@plan.p", recipient="@kilo", task=work.delivery.task))
+        await anyio.sleep_forever()
+
+    crew.script["a"] = [cancel]
+    async with crew.at_work("@kilo"):
+        ended = (await crew.carry_out(run)).run
+        assert (ended.state, states(ended)) == ("failed", {"a": "canceled", "b": "waiting"})
+        assert "wrong file" in ended.root.completion.result.description
+        assert await again(crew.bus, await order_of(crew.bus, run), sender=None)
+        ended = (await crew.carry_out(run)).run
+    assert (ended.state, states(ended)) == ("accepted", {"a": "done", "b": "done"})
+    begun = [e.task for e in await crew.entries() if e.type == "delegation" and e.task != run]
+    assert begun == [f"{run}.a", f"{run}.a:2", f"{run}.b"]

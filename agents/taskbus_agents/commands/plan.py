@@ -48,7 +48,7 @@ def check(file: Path, *, settings: Settings, as_json: bool) -> None:
 
     try:
         found = _load(file)
-        notes = [*found.notes, *_unassigned(found, settings)]
+        notes = [*found.notes, *_unassigned(found, file, settings)]
     except ConfigurationError as error:
         if as_json:
             print_json({"valid": False, "mistakes": error.message.splitlines(), "advice": error.advice})
@@ -148,7 +148,7 @@ def run(
       bus plan run release.txt --timeout 2h --json
     """
     found = _load(file)
-    for note in (*found.notes, *_unassigned(found, settings)):
+    for note in (*found.notes, *_unassigned(found, file, settings)):
         say(f"Note: {note}.")
     path = file.absolute()
     if timeout is not None and detach:
@@ -321,7 +321,7 @@ def _sender(given: str | None, settings: Settings) -> str:
     return AGENT.convert(given or settings.agent or "@human", None, None)
 
 
-def _unassigned(found: Plan, settings: Settings) -> list[str]:
+def _unassigned(found: Plan, file: Path, settings: Settings) -> list[str]:
     """What a router would have to choose. Raises ConfigurationError where there is no policy to choose by."""
     steps = [node for node in found.steps if node.agent is None]
     if not steps:
@@ -330,7 +330,7 @@ def _unassigned(found: Plan, settings: Settings) -> list[str]:
     from taskbus_agents.routing import RoutingPolicy
 
     if RoutingPolicy.of(settings) is None:
-        lines = [f"line {node.line}: {node.name} has no agent." for node in steps]
+        lines = [f"{file}, line {node.line}: {node.name} has no agent." for node in steps]
         raise ConfigurationError(
             "\n".join(lines),
             advice="Assign one to it, or name a policy that chooses: --policy, BUS_POLICY, or `policy` in bus.toml.",

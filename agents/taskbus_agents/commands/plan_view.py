@@ -10,11 +10,12 @@ import os
 import shutil
 import sys
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import click
 
-from taskbus.cli.rendering import clock, visible
+from taskbus.cli.rendering import clock, cut, visible
 from taskbus.envelope import Completion, Question
 from taskbus_agents.plans import drawing
 from taskbus_agents.plans.moves import trouble
@@ -55,7 +56,7 @@ class Live:
                 self._above(line)
             self._draw()
         elif line is not None:
-            click.echo(line, err=True)
+            _put(line)
 
     def incident(self, text: str) -> None:
         """Show what is odd."""
@@ -64,7 +65,7 @@ class Live:
             self._above(line)
             self._draw(at_once=True)
         else:
-            click.echo(line, err=True)
+            _put(line)
 
     def end(self) -> None:
         """Show how it stands at the end."""
@@ -80,7 +81,7 @@ class Live:
 
     def _above(self, line: str) -> None:
         self._erase()
-        click.echo(line, err=True)
+        _put(line)
 
     def _draw(self, *, at_once: bool = False) -> None:
         if self._run is None or (not at_once and time.monotonic() - self._last < _EVERY):
@@ -89,17 +90,24 @@ class Live:
         columns, rows = shutil.get_terminal_size((100, 24))
         self._run.refresh()
         lines = drawn(self._run, columns - 1)
-        if len(lines) > rows - 1:
-            hidden = len(lines) - (rows - 2)
-            lines = [*_most_telling(lines, rows - 2), f"… {hidden} more: bus plan show {self._run.id}"]
+        room = max(1, rows - 2)
+        if len(lines) > room + 1:
+            more = cut(f"… {len(lines) - room} more: bus plan show {self._run.id}", columns - 1)
+            lines = [*_most_telling(lines, room), more]
         self._erase()
-        click.echo("\n".join(lines), err=True, color=True)
+        _put("\n".join(lines), color=True)
         self._drawn = len(lines)
 
     def _erase(self) -> None:
         if self._drawn:
-            sys.stderr.write(f"\x1b[{self._drawn}A\x1b[J")
+            _put(f"\x1b[{self._drawn}A\x1b[J", nl=False, color=True)
             self._drawn = 0
+
+
+def _put(text: str, *, nl: bool = True, color: bool | None = None) -> None:
+    """Write to stderr. The run goes on though nobody reads it any more."""
+    with suppress(OSError):
+        click.echo(text, err=True, nl=nl, color=color)
 
 
 def drawn(run: Run, width: int) -> list[str]:
@@ -137,7 +145,10 @@ def _said(run: Run, entry: Entry) -> str:
             name = entry.task[len(run.id) + 1 :]
             piece = run.pieces.get(entry.task)
             text = piece.trouble if piece is not None else trouble(run, name)
-            return click.style(f"escalated to {visible(envelope.recipient)}: {visible(text)[:600]}", fg="red")
+            if is_ours and envelope.sender != run.agent:
+                text += f'\n          Go on with: bus answer {run.id} "go on" (or "stop")'
+            told = visible(text, lines=True)[:800]
+            return click.style(f"escalated to {visible(envelope.recipient)}: {told}", fg="red")
         case _ if entry.type == "verdict":
             return "result accepted" if getattr(payload, "decision", "") == "accepted" else "result rejected"
         case _:

@@ -17,7 +17,7 @@ from taskbus_agents.plans.model import MOST, Form, Mistakes, Plan
 if TYPE_CHECKING:
     from pathlib import Path
 
-_TEXT: Final = re.compile(r"^\s*(ASSESS|SPLIT|ASSIGN|VALIDATE):", re.MULTILINE)
+_TEXT: Final = re.compile(r"^\s*(ASSESS|SPLIT|ASSIGN|VALIDATE|Assess|Split|Assign|Validate):", re.MULTILINE)
 
 
 def load(file: Path) -> Plan:

@@ -16,7 +16,7 @@ from taskbus.errors import NotFound
 from taskbus.log import Entry
 from taskbus.position import Position
 from taskbus_agents.plans import document
-from taskbus_agents.plans.messages import TASK_TYPE, run_id
+from taskbus_agents.plans.messages import run_id
 from taskbus_agents.plans.model import RUN, Plan
 from taskbus_agents.plans.run import Run
 
@@ -121,11 +121,3 @@ async def fold(bus: Bus, plan: Plan, order: Entry, until: Position) -> Run:
     async for entry in bus.history.read(moment.before(order.position), until):
         run.apply(entry)
     return run
-
-
-def is_run(entry: Entry) -> bool:
-    """Whether an entry begins a run."""
-    return entry.type == "delegation" and entry.source is not None and RUN.fullmatch(entry.task) is not None
-
-
-__all__ = ["TASK_TYPE", "Following", "fold", "is_run", "order_of", "plan_of"]

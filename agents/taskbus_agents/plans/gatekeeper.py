@@ -17,7 +17,7 @@ from taskbus.errors import Failure, Permanent, TimedOut, Unavailable
 from taskbus.lifecycle import HUMAN
 from taskbus.work import Outcome
 from taskbus_agents.command import environment
-from taskbus_agents.plans import decision, report
+from taskbus_agents.plans import answers, report
 from taskbus_agents.plans.following import fold
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class Gatekeeper:
         answer = payload.answer if isinstance(payload, Answer) else ""
         if is_question:
             return Completion(result=Result(status="success", description=answer))
-        says = decision.approval(answer)
+        says = answers.approval(answer)
         if says is None:
             again = node.question or f"Is the result of {node.name} good?"
             return Outcome(Question(question=f"{_AGAIN}{again}", blocks=_blocked(self._plan, node)), recipient=HUMAN)

@@ -52,13 +52,14 @@ def due(run: Run) -> Due:
     run.refresh()
     run.forget_begun()
     stopped = next((name for name, on_failure in run.failed.items() if on_failure == "stop"), None)
+    is_stopping = stopped is not None or bool(run.halted)
     found, at_work = Due(), 0
     for name in sorted(run.active):
         node = run.plan.nodes[name]
-        moves, works = _of_active(run, node, is_stopping=stopped is not None)
+        moves, works = _of_active(run, node, is_stopping=is_stopping)
         found.moves += moves
         at_work += works
-    if stopped is None:
+    if not is_stopping:
         for node in run.ready:
             if at_work >= run.plan.parallel:
                 break
@@ -117,6 +118,8 @@ def _end(run: Run, found: Due, stopped: str | None) -> None:
     """How the run ends, now that nothing of it is at work and nothing may begin."""
     if stopped is not None:
         found.why = f"{stopped} has failed: {trouble(run, stopped)}"
+    elif run.halted and not run.is_over:
+        found.why = f"it was stopped: {run.halted}"
     elif run.failed:
         found.why = "; ".join(f"{name} has failed: {trouble(run, name)}" for name in run.failed)
         found.end = "escalate"
@@ -126,7 +129,7 @@ def _end(run: Run, found: Due, stopped: str | None) -> None:
     if left:
         found.moves = [Move("cancel", task, None, f"{NOT_NEEDED}the plan has ended.") for task in left]
         return
-    if stopped is not None:
+    if found.why:
         found.end = "failure"
         return
     if run.plan.check is not None:
@@ -157,4 +160,4 @@ def open_tasks(run: Run) -> Iterator[str]:
 def trouble(run: Run, name: str) -> str:
     """What went wrong with a node, in words."""
     piece = run.piece_of(name)
-    return run.nobody.get(name) or (piece.trouble if piece else "") or "no reason is known"
+    return run.nobody.get(name) or (piece.trouble or piece.ended if piece else "") or "no reason is known"

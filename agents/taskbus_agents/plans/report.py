@@ -41,7 +41,8 @@ def state_of(run: Run, node: Node) -> str:
     phase = run.phase(node)
     piece = run.piece_of(node.name)
     if phase in ("again", "failed"):
-        return "canceled" if piece is not None and piece.task.state == "canceled" else "failed"
+        # What had failed may have been cancelled when the run ended.
+        return "canceled" if piece is not None and piece.task.state == "canceled" and not piece.trouble else "failed"
     words = {"waiting": "waiting", "asking": "asking", "open": "open", "done": "done"}
     return words.get(phase, "checking")
 

@@ -6,15 +6,24 @@ it knew. Owns the names of a run's tasks. Pure; fed by runner, gatekeeper and wh
 
 from __future__ import annotations
 
-import heapq
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
-from taskbus.envelope import Acknowledgment, Answer, Completion, Delegation, Escalation, Question, Status, Verdict
+from taskbus.envelope import (
+    Acknowledgment,
+    Answer,
+    Cancellation,
+    Completion,
+    Delegation,
+    Escalation,
+    Question,
+    Status,
+    Verdict,
+)
 from taskbus.errors import InvalidEnvelope
 from taskbus.lifecycle import DELIVERED, OPEN, Task, advance, message_of
 from taskbus.position import START
-from taskbus_agents.plans import decision, graph
+from taskbus_agents.plans import answers, graph
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,7 +47,8 @@ _NO_TOKEN: Final = 1
 @dataclass(slots=True)
 class Piece:
     """One task of a run. `task` is as the lifecycle has it; `begun` and `since` are when it was first delegated, and
-    when it came into its state; `cause` is the envelope that brought it there.
+    when it came into its state; `cause` is the envelope that brought it there. `trouble` is what went wrong with it,
+    `ended` why it was cancelled.
     """
 
     task: Task
@@ -51,6 +61,7 @@ class Piece:
     questions: int = 0
     progress: str = ""
     trouble: str = ""
+    ended: str = ""
     rungs: list[str] = field(default_factory=list[str])
     usage: list[Usage] = field(default_factory=list["Usage"])
 
@@ -69,7 +80,8 @@ class Piece:
 class Run:
     """One run of a plan. `apply` each entry of the log, in order, from the run's delegation on.
 
-    `pieces` are its tasks by their IDs, the run's own among them; `settled` says of each node that is over whether it
+    `pieces` are its tasks by their IDs, the run's own among them; `halted` is what a person said who stopped it while
+    nothing had failed; `settled` says of each node that is over whether it
     is done or skipped; `active` are those that have begun and are not over, `ready` those that may begin; `failed`
     are those of the active ones that have failed for good, with what is to become of the run.
     """
@@ -86,13 +98,14 @@ class Run:
         self.failed: dict[str, OnFailure] = {}
         self.nobody: dict[str, str] = {}
         self.hints: dict[str, str] = {}
+        self.halted = ""
         self._decided: dict[str, OnFailure] = {}
         self._granted: dict[str, int] = {}
         self._generations: dict[str, int] = {}
         self._aside: dict[str, list[str]] = {}
         self._order = {name: at for at, name in enumerate(graph.levels(plan.nodes))}
         self._missing = {name: len(set(node.after)) for name, node in plan.nodes.items()}
-        self._ready: list[tuple[int, str]] = []
+        self._ready: set[tuple[int, str]] = set()
         for name in [each for each, count in self._missing.items() if count == 0]:
             self._may_begin(name)
 
@@ -140,7 +153,7 @@ class Run:
             piece.cause, piece.since = entry, at
         piece.task = task
         if entry.type == "delegation":
-            piece.delegation = entry
+            piece.delegation, piece.trouble = entry, ""
             route = envelope.payload.route if isinstance(envelope.payload, Delegation) else None
             piece.rungs += [route.rung] if route is not None else []
         piece.usage += envelope.usage
@@ -161,6 +174,8 @@ class Run:
                 piece.trouble = payload.error_details.message
             case Verdict() if payload.decision == "rejected":
                 piece.trouble = payload.comment or "the result was rejected"
+            case Cancellation():
+                piece.ended = f"it was cancelled: {payload.reason}"
             case Question():
                 piece.question, piece.questions = payload, piece.questions + 1
             case Status():
@@ -179,11 +194,13 @@ class Run:
         if not is_anew and not isinstance(payload, Answer):
             return
         self.refresh()
+        stops = isinstance(payload, Answer) and answers.about("", payload.answer, self.plan.nodes)[0] == "stop"
+        self.halted = payload.answer if isinstance(payload, Answer) and stops and not self.failed else ""
         for name, on_failure in list(self.failed.items()):
             if isinstance(payload, Answer):
                 if on_failure != "escalate":
                     continue
-                chosen, hint = decision.about(name, payload.answer, self.plan.nodes)
+                chosen, hint = answers.about(name, payload.answer, self.plan.nodes)
                 if chosen is None:
                     continue
                 if chosen != "retry":
@@ -301,7 +318,7 @@ class Run:
         if self.plan.nodes[name].kind == "join":
             self._settle(name, "done")
         else:
-            heapq.heappush(self._ready, (self._order[name], name))
+            self._ready.add((self._order[name], name))
 
     @property
     def ready(self) -> Iterator[Node]:
@@ -312,8 +329,7 @@ class Run:
 
     def forget_begun(self) -> None:
         """Drop from what may begin whatever has begun."""
-        self._ready = [each for each in self._ready if each[1] not in self.active and each[1] not in self.settled]
-        heapq.heapify(self._ready)
+        self._ready = {each for each in self._ready if each[1] not in self.active and each[1] not in self.settled}
 
     @property
     def is_over(self) -> bool:

@@ -87,7 +87,7 @@ class Session:
         with (
             anyio.move_on_after(timeout) as time,
             anyio.CancelScope() as scope,
-            anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals,
+            anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals,
         ):
             async with anyio.create_task_group() as group:
                 group.start_soon(_hear, signals, told, scope)

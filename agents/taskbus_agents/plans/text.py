@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import unicodedata
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
@@ -20,10 +21,12 @@ if TYPE_CHECKING:
     from taskbus_agents.plans.model import Mistakes
 
 _SECTIONS: Final = ("ASSESS", "SPLIT", "ASSIGN", "VALIDATE")
-_HEADING: Final = re.compile(r"\s*([A-Z]{4,20}):\s*(.*?)\s*", re.DOTALL)
+_HEADING: Final = re.compile(r"\s*([A-Z]{4,20}|[A-Z][a-z]{3,20}):\s*(.*?)\s*", re.DOTALL)
 _TAG: Final = re.compile(r"\s*(?:[-*]\s+)?\[([A-Za-z]+)(?:\s*:\s*([^\]]*?))?\s*\]\s*(.*?)\s*", re.DOTALL)
 _ARROW: Final = re.compile(r"\s*(?:→|->|⇒|=>)\s*")
 _PLUS: Final = re.compile(r"\s+\+\s+")
+_TIGHT: Final = re.compile(r"(?<!\+)\+(?!\+)")
+"""A plus that does not stand alone: part of a word, or a mistake."""
 _ASSIGNED: Final = re.compile(r"\s*(?:[-*]\s+)?([^:]+?)\s*:\s*([^()]*?)\s*(?:\(([^()]*)\))?\s*")
 _AT: Final = re.compile(r"@[A-Za-z0-9][A-Za-z0-9._-]*")
 _COMMAND: Final = re.compile(r"(?:\$|check:?)\s+(.+)", re.DOTALL)
@@ -54,6 +57,7 @@ class _Read:
     before: tuple[str, ...] = ()
     gates: int = 0
     assigned: list[_Assigned] = field(default_factory=list[_Assigned])
+    notes: list[str] = field(default_factory=list[str])
     check: Check | None = None
 
 
@@ -74,11 +78,11 @@ class TextReader:
         for number, line in enumerate(self._text.splitlines(), start=1):
             if not line.strip() or line.strip().startswith(("#", "```")):
                 continue
-            heading = _HEADING.fullmatch(line)
+            heading = _heading(line)
             # An agent may be assigned to something in capitals: there, only a known word ends the section.
-            if heading and (heading[1] in _SECTIONS or section != "ASSIGN"):
-                section = self._section(number, heading[1])
-                line = heading[2]  # noqa: PLW2901 - what stands behind the heading is the first line of its section
+            if heading and (heading[0] in _SECTIONS or section != "ASSIGN"):
+                section = self._section(number, heading[0])
+                line = heading[1]  # noqa: PLW2901 - what stands behind the heading is the first line of its section
                 if not line:
                     continue
             if section is None:
@@ -132,7 +136,9 @@ class TextReader:
     def _stage(self, number: int, titles: list[str]) -> None:
         names: list[str] = []
         for title in titles:
-            name = _slug(title)
+            name = _slug(title) or (f"step-{number}-{len(names) + 1}" if any(map(str.isalnum, title)) else "")
+            if _TIGHT.search(title):
+                self._read.notes.append(f"line {number}: {title[:60]!r} is one step: several have ` + ` between them")
             if not name or not title.isprintable():
                 self._mistakes.add(number, f"{title[:60]!r} names no step: it has no letters or digits of a name.")
             elif name in self._read.nodes:
@@ -210,11 +216,13 @@ class TextReader:
             if node.kind == "step" and (chosen := _chosen(node, read.assigned)) is not None:
                 chosen.needed = True
                 read.nodes[name] = replace(node, agent=chosen.agent, use=chosen.use)
-        return tuple(f"line {each.line}: {each.key!r} names no step" for each in read.assigned if not each.needed)
+        unneeded = (f"line {each.line}: {each.key!r} names no step" for each in read.assigned if not each.needed)
+        return (*read.notes, *unneeded)
 
 
 def _chosen(node: Node, assigned: list[_Assigned]) -> _Assigned | None:
-    if exact := next((each for each in assigned if _slug(each.key) == node.name), None):
+    title = node.title.casefold()
+    if exact := next((each for each in assigned if _slug(each.key) == node.name or each.key.casefold() == title), None):
         return exact
     # The word that comes first in the title says most of what is done: "review tests" is a review.
     places = [(place, each) for each in assigned if (place := kinds.place(each.key, node.title)) is not None]
@@ -223,6 +231,16 @@ def _chosen(node: Node, assigned: list[_Assigned]) -> _Assigned | None:
     return next((each for each in assigned if node.task_type and kinds.kind(each.key) == node.task_type), None)
 
 
+def _heading(line: str) -> tuple[str, str] | None:
+    """A heading in capitals, and what stands behind it; a known one also with only its first letter a capital."""
+    found = _HEADING.fullmatch(line)
+    if found is None or (not found[1].isupper() and found[1].upper() not in _SECTIONS):
+        return None
+    return found[1].upper(), found[2]
+
+
 def _slug(title: str) -> str:
-    """A title as a name: small letters, digits and hyphens."""
-    return re.sub(r"[^a-z0-9_]+", "-", title.casefold()).strip("-_")[:60].rstrip("-_")
+    """A title as a name: small letters without their accents, digits and hyphens."""
+    plain = unicodedata.normalize("NFKD", title.casefold())
+    plain = "".join(each for each in plain if not unicodedata.combining(each))
+    return re.sub(r"[^a-z0-9_]+", "-", plain).strip("-_")[:60].rstrip("-_")

@@ -26,6 +26,7 @@ from taskbus.client import Bus
 from taskbus.errors import ConfigurationError, NotFound, TaskbusError, Unavailable
 from taskbus.settings import Settings
 from taskbus_agents import registry
+from taskbus_agents.guard import Guard
 from taskbus_agents.handlers import handler
 from taskbus_agents.runner import Runner
 from taskbus_agents.swarm.lines import USAGE, Broken, Incident, Line, Order, Ready, Settled, Started
@@ -87,11 +88,13 @@ async def work(order: Order, settings: Settings) -> int:
     mates: dict[str, Mate] = {}
     with anyio.open_signal_receiver(*SIGNALS) as signals:
         async with AsyncExitStack() as stack, anyio.create_task_group() as group:
+            guard = Guard()  # one process for all of them
+            stack.callback(guard.close)
             bus = await stack.enter_async_context(Bus.connect(settings=settings))
             for name in order.agents:
                 try:
                     definition = known.find(name)
-                    mates[name] = await _mate(definition, bus, settings, order, stack=stack, known=known)
+                    mates[name] = await _mate(definition, bus, settings, order, stack=stack, known=known, guard=guard)
                 except (ConfigurationError, NotFound) as error:
                     tell(Broken(agent=name, text=error.message))
             if mates:
@@ -113,9 +116,12 @@ async def _mate(
     *,
     stack: AsyncExitStack,
     known: Mapping[str, Definition],
+    guard: Guard,
 ) -> Mate:
     name = definition.name
-    runner = await stack.enter_async_context(Runner(timeout=definition.timeout, silence=definition.silence))
+    runner = await stack.enter_async_context(
+        Runner(timeout=definition.timeout, silence=definition.silence, guard=guard)
+    )
 
     def incident(text: str) -> None:
         tell(Incident(agent=name, text=text))

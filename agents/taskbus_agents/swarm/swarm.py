@@ -44,7 +44,6 @@ class Crew:
     agents: tuple[str, ...]
     pid: int | None = None
     deaths: int = 0
-    restarts: int = 0
     again: float | None = None
     is_over: bool = False
 
@@ -116,7 +115,6 @@ class Swarm:
                 self._on_line(crew, Incident(text="It cannot be run as it is configured, and is not started again."))
                 break
             crew.deaths = 1 if anyio.current_time() - began > LONGEST else crew.deaths + 1
-            crew.restarts += 1
             await self._rest(crew, code)
         crew.is_over = True
         self._on_change(crew)

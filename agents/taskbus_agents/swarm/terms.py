@@ -38,7 +38,7 @@ def read(path: Path) -> Terms:
     return Terms(
         agents=tuple(file.agent(("swarm", "agents"), name) for name in names),
         processes=file.number(("swarm", "processes"), processes, least=1, most=MOST) if processes is not None else None,
-        grace=file.seconds(("swarm", "grace"), table.get("grace", found.grace)),
+        grace=file.seconds(("swarm", "grace"), table["grace"]) if "grace" in table else found.grace,
     )
 
 

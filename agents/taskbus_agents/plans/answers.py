@@ -1,4 +1,4 @@
-"""A decision: what a person's answer means, to a question for approval or to the failure of a step.
+"""Answers: what a person's words mean, to a question for approval or to the failure of a step.
 
 Owns the words; where none of them begins an answer, it is no decision. Pure.
 """
