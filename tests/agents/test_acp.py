@@ -131,7 +131,7 @@ async def test_what_is_not_told_is_said_and_unpriced(tmp_path):
 
 async def test_a_run_that_is_cut_leaves_no_process_and_tells_what_it_knew(tmp_path):
     """Who cancels it ends the talker and its agent; what was spent until then is known."""
-    made = job(tmp_path / "work", "cost 0.5 USD\nmodel\nhang")
+    made = job(tmp_path / "work", "cost 0.5 USD\nread\nmodel\nhang")  # it is asked after it was told
     launch, ends = Acp().launch(made), []
     async with Runner(grace=0.5) as runner, anyio.create_task_group() as group:
 
