@@ -12,13 +12,13 @@ import asyncio
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 import acp
 import msgspec
 from acp import schema
 
-from taskbus_agents.definition import Permission
+from taskbus_agents.acp_lines import Order, Told
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,37 +33,6 @@ _NOT_FOUND: Final = -32002
 """The protocol's error code for something that is not there."""
 _STARTING: Final = 120.0
 """Seconds in which an agent must have begun its conversation."""
-
-
-class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be done: `command` starts the agent, in `folder`; `model` is chosen where the agent offers it."""
-
-    command: list[str]
-    folder: str
-    prompt: str
-    permission: Permission = "edit"
-    model: str | None = None
-
-
-class Told(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One line on stdout; what it says depends on `event`."""
-
-    event: Literal["agent", "model", "tool", "permission", "cost", "result", "error"]
-    name: str | None = None
-    version: str | None = None
-    id: str | None = None
-    kind: str | None = None
-    status: str | None = None
-    allowed: bool | None = None
-    amount: float | None = None
-    currency: str | None = None
-    said: str | None = None
-    stop: str | None = None
-    usage: dict[str, int | None] | None = None
-    model: str | None = None
-    code: int | None = None
-    message: str | None = None
-    data: str | None = None
 
 
 def tell(told: Told) -> None:

@@ -15,6 +15,7 @@ import msgspec
 
 from taskbus.envelope import Cost, Usage
 from taskbus.errors import ConfigurationError
+from taskbus_agents.acp_lines import Order, Told
 from taskbus_agents.adapter import Launch, Report
 from taskbus_agents.adapters import signs
 
@@ -31,24 +32,6 @@ _STOPS: Final[Mapping[str, tuple[Trouble, str]]] = {
     "refusal": ("model-error", "The agent refused to go on."),
     "cancelled": ("killed", "The agent says that it was cancelled."),
 }
-
-
-class _Line(msgspec.Struct):
-    """A line of the conversation, as far as it is looked at."""
-
-    event: str
-    name: str | None = None
-    id: str | None = None
-    allowed: bool | None = None
-    amount: float | None = None
-    currency: str | None = None
-    said: str | None = None
-    stop: str | None = None
-    usage: dict[str, int | None] | None = None
-    model: str | None = None
-    code: int | None = None
-    message: str | None = None
-    data: str | None = None
 
 
 class _Tokens(msgspec.Struct):
@@ -85,13 +68,13 @@ class Acp:
         if not definition.command:
             message = f"{definition.place or definition.name}: an agent of the Agent Client Protocol has no command."
             raise ConfigurationError(message, advice='Say how it is started: command = ["gemini", "--acp"]')
-        order = {
-            "command": definition.command,
-            "folder": str(job.folder),
-            "prompt": job.prompt,
-            "permission": definition.permission,
-            "model": definition.model,
-        }
+        order = Order(
+            command=definition.command,
+            folder=str(job.folder),
+            prompt=job.prompt,
+            permission=definition.permission,
+            model=definition.model,
+        )
         environment: dict[str, str | None] = {"HOME": str(job.home)} if definition.home == "private" else {}
         return Launch(
             # Without -P it would import whatever has the name of a library in the folder that it works in.
@@ -124,17 +107,17 @@ class Acp:
         )
 
 
-def _lines(printed: bytes) -> list[_Line]:
-    found: list[_Line] = []
+def _lines(printed: bytes) -> list[Told]:
+    found: list[Told] = []
     for line in printed.splitlines():
         try:
-            found.append(msgspec.json.decode(line, type=_Line))
+            found.append(msgspec.json.decode(line, type=Told))
         except (msgspec.MsgspecError, UnicodeDecodeError):
             continue
     return found
 
 
-def _trouble(ended: Ended, last: _Line | None) -> tuple[Trouble | None, str]:
+def _trouble(ended: Ended, last: Told | None) -> tuple[Trouble | None, str]:
     if ended.cut is None and last is not None and last.event == "result" and ended.code == 0:
         if last.stop == "end_turn":
             return None, ""
@@ -152,7 +135,7 @@ def _trouble(ended: Ended, last: _Line | None) -> tuple[Trouble | None, str]:
     return signs.unread(ended)
 
 
-def _kind(error: _Line) -> Trouble:
+def _kind(error: Told) -> Trouble:
     said = f"{error.message or ''} {error.data or ''}"
     if error.code == _AUTHENTICATION:
         return "authentication"
@@ -162,7 +145,7 @@ def _kind(error: _Line) -> Trouble:
     return signs.trouble(error.code if 400 <= error.code < 600 else None, said)
 
 
-def _usage(job: Job, lines: list[_Line], notes: list[str]) -> tuple[Usage, ...]:
+def _usage(job: Job, lines: list[Told], notes: list[str]) -> tuple[Usage, ...]:
     """What the agent said that it used. The sum of a conversation, so that its last word counts."""
     told = next((each.usage for each in reversed(lines) if each.usage is not None), None)
     spent = next((each for each in reversed(lines) if each.event == "cost"), None)
@@ -186,7 +169,7 @@ def _usage(job: Job, lines: list[_Line], notes: list[str]) -> tuple[Usage, ...]:
     return (Usage(provider=provider, model=model, cost=_cost(spent, notes), **counts),)
 
 
-def _told_aside(lines: list[_Line]) -> list[_ModelUsage]:
+def _told_aside(lines: list[Told]) -> list[_ModelUsage]:
     last = lines[-1] if lines else None
     if last is None or last.event != "result" or last.data is None:
         return []
@@ -218,7 +201,7 @@ def _counts(told: Mapping[str, int | None]) -> dict[str, int]:
     return {name: value for name, value in zip(names, values, strict=True) if value is not None and value >= 0}
 
 
-def _cost(spent: _Line | None, notes: list[str]) -> Cost | None:
+def _cost(spent: Told | None, notes: list[str]) -> Cost | None:
     if spent is None or spent.amount is None:
         return None
     amount = signs.microusd(spent.amount) if spent.currency == "USD" else None
