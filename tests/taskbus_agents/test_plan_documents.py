@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from taskbus.cli.rendering import cells
 from taskbus.errors import ConfigurationError
 from taskbus_agents.plans import answers, document, drawing, graph
 from taskbus_agents.plans.run import Run
@@ -232,3 +233,10 @@ def test_a_plus_that_separates_nothing_is_noted(title, count):
     """Somebody who forgot a space is told that one step stands there."""
     plan = text(f"SPLIT:\n  {title}\n")
     assert len([note for note in plan.notes if "is one step" in note]) == count
+
+
+def test_the_drawing_stands_in_columns_whatever_the_titles_are():
+    """Titles whose letters are two columns wide move nothing to the right of them."""
+    plan = text("SPLIT:\n  研究 + ship + research the 設計\nASSIGN:\n  研究: @k\n  ship: @k\n  research: @k\n")
+    lines = [line for _, line in drawing.lines(Run(plan, "p.1"), 100)][1:]
+    assert len({cells(line.partition("@k")[0]) for line in lines}) == 1

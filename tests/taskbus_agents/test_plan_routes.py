@@ -98,3 +98,25 @@ async def test_a_policy_that_does_not_climb_leaves_it_to_the_retries_of_the_plan
     assert run.state == "failed"
     assert [work.delivery.agent for work in crew.seen["a"]] == ["@kilo", "@cline"]
     assert "twice" in run.root.completion.error_details.message
+
+
+async def test_steps_that_begin_together_keep_the_limits_of_the_policy(crew, tmp_path):
+    """Who is busy with one of them is passed over for the next, and the last one waits until somebody is free."""
+    limits = "".join(f'[limits."{agent}"]\nconcurrency = 1\n' for agent in ("@kilo", "@cline"))
+    (tmp_path / "policy.toml").write_text(LADDER.partition('[[ladder]]\nrung = "last"')[0] + limits)
+    both = anyio.Event()
+
+    async def wait(_work):
+        if len(crew.seen) == 2:
+            both.set()
+        await both.wait()
+        return done()
+
+    crew.script = {name: [wait] for name in "abc"}
+    steps = "".join(f'[steps.{name}]\ngoal = "x"\n' for name in "abc")
+    run = await carried_out(crew, crew.plan(steps))
+    assert run.state == "accepted"
+    order = [(e.task[-1], e.recipient) for e in await crew.entries() if e.type == "delegation" and e.task != run.id]
+    assert order[:2] == [("a", "@kilo"), ("b", "@cline")]
+    assert [name for name, _ in order] == ["a", "b", "c"]
+    assert [len(crew.seen[name]) for name in "abc"] == [1, 1, 1]

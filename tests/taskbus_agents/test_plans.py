@@ -21,6 +21,7 @@ from taskbus.envelope import (
 from taskbus.errors import Conflict, Fenced
 from taskbus.lifecycle import BUS, HUMAN
 from taskbus.work import Work
+from taskbus_agents.commands.plan_view import Live
 from taskbus_agents.plans import moves, report
 from taskbus_agents.plans.following import order_of
 from taskbus_agents.plans.messages import Messages
@@ -563,3 +564,39 @@ async def test_a_step_that_was_cancelled_is_begun_anew_by_resume(crew):
     assert (ended.state, states(ended)) == ("accepted", {"a": "done", "b": "done"})
     begun = [e.task for e in await crew.entries() if e.type == "delegation" and e.task != run]
     assert begun == [f"{run}.a", f"{run}.a:2", f"{run}.b"]
+
+
+async def test_the_live_view_shows_how_it_stands_though_nothing_more_happens(crew, capsys):
+    """What comes right after a drawing is drawn soon, and not only with the next envelope."""
+    plan = crew.plan(step("a") + '[gates.ship]\nafter = ["a"]\napproval = "Ship it?"\n')
+    run = await crew.begin(plan)
+    live = Live(draws=True)
+    session = crew.session(await order_of(crew.bus, run), on_entry=live.entry)
+    async with crew.at_work("@kilo"), anyio.create_task_group() as group:
+        group.start_soon(session.carry_out)
+        group.start_soon(live.keep_up)
+        await crew.asked(f"{run}.ship")
+        shown = ""
+        with anyio.fail_after(10):
+            while "?   ship" not in shown.rpartition("\x1b[J")[2]:
+                await anyio.sleep(0.05)
+                shown += capsys.readouterr().err
+        group.cancel_scope.cancel()
+
+
+def test_the_live_view_is_silent_once_nobody_reads_it(monkeypatch):
+    """As with `2>&1 | head -1`: the run goes on."""
+
+    class Closed:
+        def write(self, _text):
+            raise BrokenPipeError
+
+        def flush(self):
+            """As a stream has it."""
+
+        def isatty(self):
+            return False
+
+    monkeypatch.setattr("sys.stderr", Closed())
+    Live(draws=False).incident("odd")
+    Live(draws=True).incident("odd")

@@ -15,13 +15,12 @@ import pytest
 
 from taskbus import codec
 from taskbus.envelope import (
+    Acknowledgment,
     Answer,
     Artifact,
     Cancellation,
     Completion,
     Delegation,
-    ErrorDetails,
-    Escalation,
     Result,
     Verdict,
     compose,
@@ -302,18 +301,14 @@ async def test_a_talk_that_the_log_has_lost_fails_loudly(place):
 
 
 async def test_messages_that_ask_for_no_work_are_noted(place):
-    """An agent that delegates itself gets completions; they run no subprocess and leave the inbox."""
+    """An agent that delegates itself gets replies; they run no subprocess and leave the inbox."""
     await place.say(Delegation(goal="part"), sender=AGENT, recipient="@codex", task="part")
-    await place.say(
-        Escalation(error_details=ErrorDetails(level=1, category="execution", message="no")),
-        sender="@codex",
-        task="part",
-        recipient=AGENT,
-    )
+    declined = Acknowledgment(accepted=False, decline_reason="busy")
+    await place.say(declined, sender="@codex", task="part", recipient=AGENT)
     await place.delegate()
     await place.serve(OK)
     assert [(told.received, told.outcome) for told in place.settled] == [
-        ("escalation", None),
+        ("acknowledgment", None),
         ("delegation", "completion"),
     ]
     await place.say(Verdict(decision="accepted"))

@@ -252,6 +252,51 @@ def test_a_swarm_of_nothing_but_what_cannot_be_run_ends(stage):
         assert swarm.process.wait(30) == 1
 
 
+def test_what_was_routed_climbs_in_a_swarm_and_steps_of_plans_climb_by_their_plan(stage):
+    """A failed task goes to the next rung, which is told; a plan's routed step does so once, and its run succeeds."""
+    stage.define("a", "b")
+    stage.policy.write_text(
+        POLICY + '[[ladder]]\nrung = "free"\nagent = "@a"\n[[ladder]]\nrung = "next"\nagent = "@b"\n'
+        '[fallback]\non = { failure = "climb" }\n'
+    )
+    script = (stage.folder / "agent.py").read_text()
+    # @a cannot do what @b can.
+    (stage.folder / "agent.py").write_text(script.replace('word == "fail"', 'os.environ["BUS_AGENT"] == "@a"', 1))
+    (stage.folder / "agent.py").write_text("import os\n" + (stage.folder / "agent.py").read_text())
+    (stage.folder / "p.toml").write_text('[steps.one]\ngoal = "go"\n[steps.two]\ngoal = "go"\nafter = ["one"]\n')
+    file = stage.folder / "bus.toml"
+    file.write_text(f"policy = {json.dumps(str(stage.policy))}\n{file.read_text()}")
+    done = stage.run_bus("delegate", "--route", "go", "--task", "t", "--no-review")
+    assert done.code == 0, done.stderr
+    with stage.up() as swarm:
+        assert swarm.until(event="climbed", task="t")["agent"] == "@b"
+        swarm.until(event="settled", task="t", result="succeeded")
+        done = stage.run_bus("plan", "run", stage.folder / "p.toml", "--json")
+        assert done.code == 0, done.stderr
+        assert swarm.end() == 0
+    settled = Counter((told["task"], told["agent"]) for told in swarm.seen if told["event"] == "settled")
+    assert {
+        (f"p.1.{name}", agent): settled[f"p.1.{name}", agent] for name in ("one", "two") for agent in ("@a", "@b")
+    } == {(f"p.1.{name}", agent): 1 for name in ("one", "two") for agent in ("@a", "@b")}
+    assert [told["task"] for told in swarm.seen if told["event"] == "climbed"] == ["t"]
+
+
+def test_files_that_are_broken_for_a_while_end_nobody(stage):
+    """A crew that is started again while its agents' files are being edited comes back once they are mended."""
+    stage.define("a")
+    with stage.up() as swarm:
+        swarm.until(event="ready")
+        file = stage.folder / "agents" / "a.md"
+        (text, _) = file.read_text(), file.write_text("---\nname: a\nlease: soon\n---\n")
+        swarm.crews[0].kill()
+        swarm.until(event="broken", agent="@a")
+        file.write_text(text)
+        swarm.until(event="ready")
+        stage.delegate("a", "go", "t")
+        swarm.until(event="settled", task="t", result="succeeded")
+        assert swarm.end() == 0
+
+
 def test_two_machines_run_parts_of_one_policy(stage):
     """Each works for the agents that it was told, and for no others."""
     stage.define("front-a", "front-b", "back-a")
@@ -308,6 +353,8 @@ def test_the_board_says_what_everybody_does():
     board.hear(crew, Ready(agents=("@a", "@b")))
     board.hear(crew, Started(agent="@a", task="t", type="delegation"))
     board.hear(Crew(("@c",)), Broken(agent="@c", text="It has no command."))
+    board.hear(crew, Started(agent="@a", task="t", type="delegation"))
+    assert board.rows["@a"].tasks == ["t"], "a second try is the same work"
     assert [row.state for row in board.rows.values()] == ["working", "idle", "broken"]
     board.hear(crew, Settled(agent="@a", task="t", received="delegation", result="failed", message="no luck"))
     assert (board.rows["@a"].state, board.rows["@a"].last) == ("idle", "failed: no luck")

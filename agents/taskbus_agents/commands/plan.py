@@ -211,6 +211,8 @@ async def _carried_out(
     detach: bool,
     as_json: bool,
 ) -> None:
+    import anyio
+
     from taskbus.client import Bus
     from taskbus_agents.commands.plan_view import Live
     from taskbus_agents.plans.session import Session
@@ -224,9 +226,14 @@ async def _carried_out(
         session = Session(bus, settings, order, lease=lease, on_entry=live.entry, on_incident=live.incident)
         if unnamed := [node.name for node in session.plan.steps if node.agent is None]:
             say(f"The policy chooses who gets {', '.join(unnamed[:8])}{' …' if len(unnamed) > 8 else ''}.")
-        ended = await session.carry_out(timeout=timeout)
+        ended: Ended | None = None
+        async with anyio.create_task_group() as group:
+            group.start_soon(live.keep_up)
+            ended = await session.carry_out(timeout=timeout)
+            group.cancel_scope.cancel()
         live.end()
-    _print_end(ended, timeout, as_json=as_json)
+    if ended is not None:
+        _print_end(ended, timeout, as_json=as_json)
 
 
 def _print_begun(run: str, *, as_json: bool) -> None:

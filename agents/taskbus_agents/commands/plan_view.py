@@ -13,6 +13,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
+import anyio
 import click
 
 from taskbus.cli.rendering import clock, cut, visible
@@ -34,17 +35,21 @@ _COLOURS: Final = {
     "canceled": "magenta",
 }
 _EVERY: Final = 0.2
+_OLD: Final = 5.0
 _TELLING: Final = frozenset({"delegation", "question", "completion", "escalation", "verdict", "cancellation"})
 
 
 class Live:
-    """Shows a run on stderr. `entry` and `incident` are what a session tells; `end` is called last."""
+    """Shows a run on stderr. `entry` and `incident` are what a session tells; `keep_up` goes on meanwhile, and `end`
+    is called last.
+    """
 
     def __init__(self, *, draws: bool | None = None) -> None:
         is_terminal = sys.stderr.isatty() and os.environ.get("TERM") not in (None, "dumb")
         self._draws = is_terminal and not os.environ.get("NO_COLOR") if draws is None else draws
         self._drawn = 0
         self._last = 0.0
+        self._is_behind = False
         self._run: Run | None = None
 
     def entry(self, run: Run, entry: Entry) -> None:
@@ -67,6 +72,13 @@ class Live:
         else:
             _put(line)
 
+    async def keep_up(self) -> None:
+        """Draw what came too soon after the drawing before it, and how long all of it takes; until cancelled."""
+        while self._draws:
+            await anyio.sleep(_EVERY)
+            if self._is_behind or time.monotonic() - self._last > _OLD:
+                self._draw(at_once=True)
+
     def end(self) -> None:
         """Show how it stands at the end."""
         if self._draws:
@@ -84,7 +96,8 @@ class Live:
         _put(line)
 
     def _draw(self, *, at_once: bool = False) -> None:
-        if self._run is None or (not at_once and time.monotonic() - self._last < _EVERY):
+        self._is_behind = self._run is not None and not at_once and time.monotonic() - self._last < _EVERY
+        if self._run is None or self._is_behind:
             return
         self._last = time.monotonic()
         columns, rows = shutil.get_terminal_size((100, 24))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from taskbus.cli.rendering import age, cut, visible
+from taskbus.cli.rendering import age, cells, cut, visible
 from taskbus.envelope import now
 from taskbus_agents.plans import graph, report
 from taskbus_agents.plans.moves import trouble
@@ -37,14 +37,15 @@ def lines(run: Run, width: int, *, at: datetime | None = None) -> list[tuple[str
     moment = at or now()
     found = [("", cut(head(run), width))]
     levels = graph.levels(run.plan.nodes)
-    names = max((len(node.title) for node in run.plan.nodes.values()), default=0)
+    names = max((cells(visible(node.title)) for node in run.plan.nodes.values()), default=0)
     room = min(names, 44) + 2 * min(max(levels.values(), default=0), 6)
     for name in sorted(levels, key=levels.__getitem__):
         node = run.plan.nodes[name]
         state = report.state_of(run, node)
         indent = "  " * min(levels[name], 6)
         title = f"{indent}{cut(visible(node.title), 44)}"
-        text = f"{report.MARKS[state]} {title:<{room}}  {' '.join(_words(run, node, state, moment))}"
+        title += " " * (room - cells(title))
+        text = f"{report.MARKS[state]} {title}  {' '.join(_words(run, node, state, moment))}"
         found.append((state, cut(text.rstrip(), width)))
     return found
 

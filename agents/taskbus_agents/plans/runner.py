@@ -142,8 +142,8 @@ class PlanRunner:
     async def _envelopes(
         self, run: Run, due: Sequence[Move], messages: Messages, work: Work
     ) -> tuple[list[Move], list[AnyEnvelope], bool]:
-        """The moves that can be made, as envelopes, those that say that nobody can among them; and whether some wait
-        for an agent.
+        """The moves that can be made, up to the first that the policy routes, as envelopes, those that say that nobody
+        can among them; and whether some wait for an agent.
         """
         made: list[Move] = []
         found: list[AnyEnvelope] = []
@@ -158,6 +158,8 @@ class PlanRunner:
                 made.append(move)
                 agent, route = (chosen.agent, chosen.route) if chosen is not None else (None, None)
                 found.append(messages.of(move, agent, route))
+                if route is not None:
+                    break  # whoever is chosen next has to be seen with this one in hand
             elif chosen.waits:
                 waits = True
                 self._tell(f"{node.name} waits for an agent: {chosen.why}")

@@ -51,7 +51,8 @@ class Board:
                     self._row(agent).state = "idle"
             case Started(agent=agent, task=task):
                 row = self._row(agent)
-                row.tasks.append(task)
+                if task not in row.tasks:  # each try of a delivery is told
+                    row.tasks.append(task)
                 row.state = "working"
             case Settled(agent=agent, task=task):
                 row = self._row(agent)

@@ -39,12 +39,15 @@ _TOLD: Final = 2000
 
 @dataclass(slots=True)
 class Crew:
-    """One process and its agents. `deaths` are those in a row; `again` is when it is started next, by anyio's clock."""
+    """One process and its agents. `deaths` are those in a row; `again` is when it is started next, by anyio's clock;
+    `has_worked` says that it was ready once.
+    """
 
     agents: tuple[str, ...]
     pid: int | None = None
     deaths: int = 0
     again: float | None = None
+    has_worked: bool = False
     is_over: bool = False
 
 
@@ -111,7 +114,8 @@ class Swarm:
             code = await self._once(crew)
             if self.is_stopping or code == 0:
                 break
-            if code == USAGE:
+            # One that has worked before comes back when its files are mended: somebody may be at work on them.
+            if code == USAGE and not crew.has_worked:
                 self._on_line(crew, Incident(text="It cannot be run as it is configured, and is not started again."))
                 break
             crew.deaths = 1 if anyio.current_time() - began > LONGEST else crew.deaths + 1
@@ -162,7 +166,7 @@ class Swarm:
                 except (msgspec.MsgspecError, UnicodeDecodeError):
                     line = Incident(text=text[:_TOLD].decode(errors="replace"))
                 if isinstance(line, Ready):
-                    crew.again = None
+                    crew.again, crew.has_worked = None, True
                 self._on_line(crew, line)
 
     async def _read_errors(self, crew: Crew, stderr: ByteReceiveStream) -> None:
