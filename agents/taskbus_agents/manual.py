@@ -26,7 +26,9 @@ ended, and is run again with the answer:
     *) echo '{"question": "Blue or green?", "blocks": ["the logo"]}' ;;
   esac
 
-One that cannot go on says `bus escalate "$BUS_TASK" "what happened"`. Quality gates stand only in an envelope.
+One that cannot go on says {"escalation": "what happened"}, or `bus escalate "$BUS_TASK" "what happened"`. It is run
+on what is escalated to it as well, and says how that goes on: {"target_agent": "@name"}, {"answer": "…"} where the
+task is its own, or {"escalation": "…"}; docs/agents.md tells of coordinators. Quality gates stand only in an envelope.
 
 Exit code 75 asks to be tried again: after a pause, --attempts times in all; then the delivery is parked and
 escalated (`bus parked ls`). One whose quota is used up says until when, in completion.json or as the last line on
@@ -47,9 +49,10 @@ outcome, stays in stdout.log and stderr.log (its last 16 KiB) in the folder; wit
 same.
 
 It finds BUS_TASK, BUS_TOKEN, BUS_ATTEMPT, BUS_TRY, BUS_AGENT, BUS_URL, BUS_NAMESPACE and BUS_HOME in its
-environment, so that it can call `bus` itself; and BUS_PREVIOUS, the folder of the task's run before this one, where
-it has one that is still there. BUS_ATTEMPT counts how often the task was handed out, BUS_TRY how often this delivery
-was tried.
+environment, so that it can call `bus` itself; where its definition says so BUS_PROVIDER, BUS_MODEL, BUS_COORDINATOR,
+and BUS_TEAM, the names of those whose coordinator it is; and BUS_PREVIOUS, the folder of the task's run before this
+one, where it has one that is still there. BUS_ATTEMPT counts how often the task was handed out, BUS_TRY how often
+this delivery was tried.
 
 The first signal (TERM, INT, HUP) ends it with 0, once what is under way is done; what is not done within --grace
 is ended and handed back, so that another worker takes it at once. A second signal does that without grace, and

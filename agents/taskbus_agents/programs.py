@@ -84,7 +84,7 @@ async def program(name: str, environment: Mapping[str, str] = os.environ) -> Pro
         path=path,
         version=await version(path, environment) if path else None,
         tried=known.tried,
-        install=_install(manager, package, known.tried),
+        install=install(manager, package, known.tried),
         missing=tuple(missing),
         access=_access(name, environment),
     )
@@ -102,7 +102,8 @@ async def version(path: str, environment: Mapping[str, str] = os.environ) -> str
     return found[0] if found else None
 
 
-def _install(manager: str, package: str, tried: tuple[str, ...]) -> str:
+def install(manager: str, package: str, tried: tuple[str, ...]) -> str:
+    """The command that installs the newest version that was tried."""
     # Without a version, npm takes an older one that fits its Node, and says nothing.
     newest = tried[-1] if tried else ""
     match manager:

@@ -21,7 +21,7 @@ from taskbus.errors import ConfigurationError, InvalidEnvelope, TaskbusError
 from taskbus_agents import files
 from taskbus_agents.adapter import Job
 from taskbus_agents.adapters import COMMAND, PROVIDERS, adapter
-from taskbus_agents.programs import version
+from taskbus_agents.programs import install, version
 from taskbus_agents.runner import Runner
 
 if TYPE_CHECKING:
@@ -108,11 +108,9 @@ class _One:
             program = adapter(self.definition.adapter)
             found = shutil.which(program.program, path=self._inherited.get("PATH"))
             if found is None:
-                self._check(
-                    "program",
-                    good=False,
-                    note=f"{program.program} is not on the PATH; to install it: {program.package}",
-                )
+                manager, _, package = program.package.partition(" ")
+                how = install(manager, package, program.tried)
+                self._check("program", good=False, note=f"{program.program} is not on the PATH; to install it: {how}")
                 return ()
             told = await version(found, self._inherited)
             newest = program.tried[-1] if program.tried else "none"
@@ -175,7 +173,7 @@ class _One:
         self._check(
             "cost",
             good=True if priced else None,
-            note=dollars(sum(priced)) if priced else "not told: prices come first",
+            note=dollars(sum(priced)) if priced else "not told by the program; the bus prices the tokens",
         )
         if trouble is None:
             self._file(report.refused)

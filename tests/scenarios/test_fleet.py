@@ -17,7 +17,6 @@ from taskbus.errors import TaskbusError
 from tests.scenarios.fleet import TIERS, Fleet
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Callable
 
     from tests.scenarios.conftest import Console
@@ -78,7 +77,7 @@ def test_a_fleet_of_47_does_2000_tasks(bus: Console, capsys) -> None:
     names = fleet.specialists
     tasks = {f"task-{number:04}": names[number % len(names)] for number in range(TASKS)}
     wanted = fleet.reckon(tasks)
-    listed = json.loads(bus.ok("agents", "list", "--policy", policy, "--json"))["agents"]
+    listed = json.loads(bus.ok("agents", "list", "--json", env={"BUS_POLICY": str(policy)}))["agents"]
     assert Counter(each["model"] for each in listed) == {f"claude-{m}-4-5": n for m, n in SIZES.items()}
     bus.on_bus(lambda it: delegated(it, tasks))
     began = time.monotonic()

@@ -57,7 +57,8 @@ def test_agents_are_added_listed_and_shown(bus, project):
 def test_work_is_routed_recorded_and_climbs(bus, project):
     """The chosen rung and each that was passed stand in the log with the delegation, and in the one after the climb."""
     assert bus.ok("route", "--task-type", "code").split()[0] == "@two"
-    assert "passed  one  not-able" in bus("route", "--task-type", "code", "--explain").stderr
+    assert "passed  one  not-able" in bus("route", "--task-type", "code", "--explain").stdout
+    assert "@nobody is not defined here" in bus("route", "--agent", "@nobody", "--task-type", "x", "--explain").stderr
     nobody = bus("route", "--agent", "@three", "--json")
     assert (nobody.code, nobody.json()["passed"][0]["reason"]) == (1, "not-justified")
     done = bus("delegate", "--route", "Do it", "--type", "code", "--task", "t")

@@ -180,6 +180,22 @@ async def test_a_status_by_hand_leaves_the_delivery_to_the_workers(real_bus):
     assert again.task == envelope.task
 
 
+async def test_what_stands_elsewhere_under_the_same_name_is_not_the_work(bus):
+    """Entries of one millisecond have one ID in every inbox: whoever reads about a task does not take its work over."""
+    task = (await delegated(bus)).task
+    (entry,) = await bus.connection.range(bus.keys.inbox("@kilo", "normal"), "-", "+", 1)
+    inbox, other = bus.inbox("@kilo"), bus.inbox("@boss")
+    await bus.connection.execute("XADD", bus.keys.inbox("@boss", "normal"), entry[0], "at", entry[1][b"at"])
+    (mine,) = (await inbox.take(1)).deliveries
+    before = await bus.task(task)
+    (told,) = (await other.take(1)).deliveries
+    assert told.name == mine.name
+    assert not told.is_work
+    assert await bus.task(task) == before
+    await inbox.settle(mine, [said(Acknowledgment(accepted=True), task), said(DONE, task)])
+    assert (await bus.task(task)).state == "completed"
+
+
 async def test_outcomes_about_other_tasks_do_not_carry_this_token(bus):
     """An agent settles one task with an outcome that is also about another one of its own."""
     first, second = await delegated(bus), await delegated(bus)

@@ -204,6 +204,34 @@ def test_agents_that_say_what_they_are_for_come_before_the_ladder(policy):
     assert told(tiers, Need(task_type="docs"), registry=registry)[0] == ["one"]
 
 
+def test_a_program_with_models_of_its_own_has_their_provider(policy):
+    """A rung whose agent names no provider is priced and capped by the one that its program implies."""
+    priced = policy(
+        '[prices."openai/*"]\ninput = 1\noutput = 1\n[caps]\nopenai = 1\n[[ladder]]\nrung = "one"\nagent = "@one"\n'
+    )
+    registry = {"@one": Definition(name="@one", adapter="codex", model="gpt-made-up")}
+    need = Need(justification=WHY)
+    chosen = decide(priced, registry, need, IDLE).chosen
+    assert [(each.provider, each.model) for each in chosen] == [("openai", "gpt-made-up")]
+    spent = replace(IDLE, accounts={("provider:openai", "month"): Spent(committed=1_000_000)})
+    assert told(priced, need, spent, registry) == ([], [("one", "over-budget")])
+    dear = {"@one": replace(registry["@one"], hold=2_000_000)}
+    assert told(priced, need, IDLE, dear) == ([], [("one", "over-budget")]), "what it says itself is reserved"
+
+
+def test_a_program_that_chooses_its_own_model_counts_as_paid(policy):
+    """Without a model no price can be known: its worker would refuse, so that no work is routed there."""
+    own = policy('[[ladder]]\nrung = "one"\nagent = "@one"\n[[ladder]]\nrung = "two"\nagent = "@two"\n')
+    registry = {"@one": Definition(name="@one", adapter="claude"), "@two": Definition(name="@two", adapter="command")}
+    assert told(own, registry=registry) == (["two"], [("one", "not-justified")])
+    need = Need(justification=WHY)
+    assert told(own, need, registry=registry) == (["two"], [("one", "over-budget")])
+    for terms, said in (({"unpriced": True}, None), ({"hold": 1_000_000}, WHY), ({"hold": 0}, None)):
+        allowed = registry | {"@one": replace(registry["@one"], **terms)}
+        assert told(own, Need(justification=said), registry=allowed) == (["one"], [])
+    assert told(own, registry=allowed | {"@one": replace(registry["@one"], hold=1)})[0] == ["two"]
+
+
 @pytest.mark.parametrize(
     ("task_type", "agent", "model", "justified"),
     [

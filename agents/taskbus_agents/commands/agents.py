@@ -89,7 +89,7 @@ def add(
             raise UsageError(f"`{key}` is said twice.", advice="Leave one of them out.")
         fields[key] = value
     if "adapter" not in fields:
-        fields["adapter"] = "command" if command else found.removeprefix("@")
+        fields = {"adapter": "command" if command else found.removeprefix("@"), **fields}
     known = registry.read(settings).get(found)
     if known is not None and not known.place.startswith(f"{file}, "):
         raise Conflict(f"{found} is defined in {known.place}.", advice="Choose another name, or change it there.")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from taskbus.cli.options import INTERRUPTED, archive_option, print_json, run_async, say, settings_options
+from taskbus.cli.options import INTERRUPTED, Group, archive_option, print_json, run_async, say, settings_options
 from taskbus.errors import Conflict, NotFound, TimedOut, UsageError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from taskbus_agents.plans.session import Ended
 
 
-@click.group()
+@click.group(cls=Group)
 def plan() -> None:
     """Carry out plans: many steps, in parallel and in order, with gates.
 
@@ -340,7 +340,7 @@ def _unassigned(found: Plan, file: Path, settings: Settings) -> list[str]:
         lines = [f"{file}, line {node.line}: {node.name} has no agent." for node in steps]
         raise ConfigurationError(
             "\n".join(lines),
-            advice="Assign one to it, or name a policy that chooses: --policy, BUS_POLICY, or `policy` in bus.toml.",
+            advice="Assign one to it, or name a policy that chooses: BUS_POLICY, or `policy` in bus.toml.",
         )
     return [f"line {node.line}: the policy chooses who gets {node.name}" for node in steps]
 

@@ -150,7 +150,10 @@ def _said(run: Run, entry: Entry) -> str:
         case Question():
             if envelope.recipient != "@human":
                 return f"asks: {visible(payload.question)[:300]}"
-            asked = f'{visible(payload.question)[:300]}\n          Answer with: bus answer {visible(entry.task)} "…"'
+            node = run.plan.nodes.get(entry.task[len(run.id) + 1 :])
+            word = "yes" if node is not None and node.kind == "approval" else '"…"'
+            how = f"bus answer {visible(entry.task)} {word}"
+            asked = f"{visible(payload.question)[:300]}\n          Answer with: {how}"
             return click.style(asked, fg="bright_yellow")
         case _ if entry.type == "delegation":
             return "begun" if is_ours else f"→ {visible(envelope.recipient)}"

@@ -10,6 +10,8 @@ from taskbus.cli.options import print_json, run_async, say, settings_options
 from taskbus_projections.commands.policies import policy_option
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from taskbus.settings import Settings
     from taskbus_agents.routing import Climbed, Decision, Need
 
@@ -84,7 +86,9 @@ async def _route(need: Need, settings: Settings, *, as_json: bool, explain: bool
     if as_json:
         print_json(_plain(found))
     else:
-        _told(found, explain=explain or not found.chosen)
+        _told(found, explain=explain)
+        if explain:
+            _undefined(found, settings)
     if not found.chosen:
         raise click.exceptions.Exit(1)
 
@@ -121,20 +125,31 @@ def _told(found: Decision, *, explain: bool) -> None:
         click.echo(visible(f"{choice.agent}  {model}  {choice.rung}  {'paid' if choice.paid else 'free'}"))
     if not found.chosen:
         say("Nobody can take it now.")
-    if explain:
-        _passed(found)
+    if explain or not found.chosen:
+        _passed(found, click.echo if explain else say)
     if found.review:
         say("Its result needs a review.")
 
 
-def _passed(found: Decision) -> None:
+def _passed(found: Decision, tell: Callable[[str], None] = say) -> None:
     from taskbus.cli.rendering import visible
 
     for each in found.passed:
         said = f"passed  {each.rung}  {each.reason}{f': {each.note}' if each.note else ''}"
-        say(visible(said))
+        tell(visible(said))
     if not found.passed:
         say("No rung was passed over.")
+
+
+def _undefined(found: Decision, settings: Settings) -> None:
+    """Say which of those that get it are not defined here: another machine may do that, or the name is wrong."""
+    from taskbus.cli.rendering import visible
+    from taskbus_agents import registry
+
+    known = registry.read(settings)
+    for name in dict.fromkeys(choice.agent for choice in found.chosen):
+        if name not in known:
+            say(f"{visible(name)} is not defined here; `bus agents list` shows who is.")
 
 
 def _plain(found: Decision) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from taskbus.cli.options import print_json, run_async, say, settings_options
+from taskbus.cli.options import Group, print_json, run_async, say, settings_options
 from taskbus_agents.manual import RUN
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class _Late(click.ParamType[Any]):
 _DURATION: Final = _Late("seconds", shown="DURATION")
 
 
-@click.group()
+@click.group(cls=Group)
 def agent() -> None:
     """Run workers for agents.
 

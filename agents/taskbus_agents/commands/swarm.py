@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 import click
 
-from taskbus.cli.options import run_async, settings_options
+from taskbus.cli.options import Group, run_async, settings_options
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -33,7 +33,7 @@ _REST: Final = 60.0
 _PATTERN: Final = "Patterns may have * and ?; give it again for more."
 
 
-@click.group()
+@click.group(cls=Group)
 def swarm() -> None:
     """Run the workers of many agents on this machine.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from taskbus_agents.adapters import PROVIDERS
 from taskbus_agents.routing.rungs import Rung
 from taskbus_projections.patterns import split
 
@@ -73,7 +74,7 @@ def _whole(rung: Rung, registry: Mapping[str, Definition]) -> Rung:
     definition = registry.get(rung.agent)
     if rung.model is not None or definition is None:
         return rung
-    return replace(rung, provider=definition.provider, model=definition.model)
+    return replace(rung, provider=definition.provider or PROVIDERS.get(definition.adapter), model=definition.model)
 
 
 def _meant(policy: RoutingPolicy, word: str) -> tuple[str | None, str | None]:

@@ -6,11 +6,12 @@ Pure: the same policy, definitions, need and facts give the same decision. Calle
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from taskbus.amount import dollars
 from taskbus.payload import Passed, Route
+from taskbus_agents.adapters import COMMAND, PROVIDERS
 from taskbus_agents.definition import Definition
 from taskbus_agents.pricing import estimate
 from taskbus_agents.routing.candidates import candidates
@@ -126,11 +127,13 @@ class _Judging:
         )
 
     def is_paid(self, rung: Rung) -> bool:
-        """Whether the model costs money. One whose price nobody knows is taken to; without a model nobody knows."""
+        """Whether the model costs money. One whose price nobody knows is taken to, and one that its program chooses."""
         if rung.paid is not None:
             return rung.paid
         if rung.model is None:
-            return False
+            own = self._definition(rung)
+            hold = estimate(own, self._need.goal, self._policy.money, self._facts.now)
+            return hold.microusd > 0 if hold is not None else own.adapter != COMMAND and not own.unpriced
         found = quote(self._policy.money, rung.provider or "", rung.model, self._facts.now)
         if found is None:
             return not self._definition(rung).unpriced
@@ -139,7 +142,8 @@ class _Judging:
     def _definition(self, rung: Rung) -> Definition:
         """The definition of the rung's agent, with the rung's model; one of nothing else where there is none."""
         found = self._registry.get(rung.agent) or Definition(name=rung.agent, adapter="command")
-        return found.running(rung.provider, rung.model)
+        own = replace(found, provider=found.provider or PROVIDERS.get(found.adapter))
+        return own.running(rung.provider, rung.model)
 
     def _not_able(self, rung: Rung) -> Why:
         need, paid = self._need, self._complexity.paid
@@ -195,14 +199,15 @@ class _Judging:
         return [(name, limit) for name in names if name and (limit := self._policy.limit(name)) is not None]
 
     def _over_budget(self, rung: Rung) -> Why:
-        if not self.is_paid(rung) or rung.model is None:
+        if not self.is_paid(rung):
             return None
         need, money = self._need, self._policy.money
         definition, provider = self._definition(rung), rung.provider or ""
         hold = estimate(definition, need.goal, money, self._facts.now)
         if hold is None:
-            unpriced = self._definition(rung).unpriced
-            return None if unpriced else ("over-budget", f"no price is known for {provider}/{rung.model}")
+            model = f"{provider or '?'}/{rung.model}" if rung.model else f"the model that {rung.agent} has by itself"
+            may = definition.unpriced or (rung.model is None and definition.adapter == COMMAND)
+            return None if may else ("over-budget", f"no price is known for {model}")
         if self._facts.is_lost:
             return "over-budget", "what is spent is not known any more: `bus budget rebuild`"
         caps = money.caps_for(provider, rung.agent, need.root, need.root_type)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from taskbus.cli import rendering
-from taskbus.cli.options import archive_option, print_json, run_async, say, settings_options
+from taskbus.cli.options import Group, archive_option, print_json, run_async, say, settings_options
 from taskbus.cli.rendering import visible
 from taskbus.cli.values import COUNT, SECONDS
 from taskbus.errors import NotFound
@@ -44,7 +44,7 @@ class Plan:
     trims: bool
 
 
-@click.group(invoke_without_command=True)
+@click.group(cls=Group, invoke_without_command=True)
 @click.option("--all", "rest", is_flag=True, help="Seal what is left over, too, as a smaller segment.")
 @click.option("--size", type=COUNT, default=_SEGMENT, help="Envelopes of a segment [default: 50000]")
 @click.option("--keep", type=SECONDS, default="0s", help="Leave in the log what came within so long: 12h, 7d.")

@@ -135,6 +135,8 @@ def _whom(words: tuple[str, ...], *, route: bool) -> tuple[str | None, Words]:
             raise UsageError(f"There is one argument too many: {extra!r}.", advice=advice)
         case _:
             advice = 'Write bus delegate @agent "goal", or give a document: a file, or - for stdin.'
+            if route:
+                advice = 'Write bus delegate --route "goal".'
             raise UsageError("The agent, the goal or the document is missing.", advice=advice)
 
 

@@ -52,6 +52,9 @@ EXIT_CODES: Final[Mapping[type[BaseException], int]] = {
 INTERRUPTED: Final = 130
 PIPE_CLOSED: Final = 141
 
+# Letters of a first sentence, at most, in a list of commands.
+_SENTENCE: Final = 200
+
 # A device or a quota is full, or the device is broken.
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
@@ -170,6 +173,17 @@ def run_async(function: Callable[P, Awaitable[R]], *args: P.args, **kwargs: P.kw
 def print_json(document: object) -> None:
     """Print one JSON document on one line of stdout."""
     click.echo(json.dumps(document, ensure_ascii=False, default=str))
+
+
+class Group(click.Group):
+    """A group whose help says of each of its commands all that its first sentence does."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands, in lines as they are needed."""
+        commands = [(name, command) for name in self.list_commands(ctx) if (command := self.get_command(ctx, name))]
+        if commands:
+            with formatter.section("Commands"):
+                formatter.write_dl([(name, command.get_short_help_str(limit=_SENTENCE)) for name, command in commands])
 
 
 def say(text: str) -> None:

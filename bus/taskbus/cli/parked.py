@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from taskbus.cli import shares
-from taskbus.cli.options import print_json, run_async, say, settings_options
+from taskbus.cli.options import Group, print_json, run_async, say, settings_options
 from taskbus.cli.records import record
 from taskbus.cli.rendering import visible
 from taskbus.cli.sending import name_of
@@ -42,7 +42,7 @@ def _as_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--as", "sender", type=AGENT, help="Who decides it; default BUS_AGENT, else @human.")(command)
 
 
-@click.group()
+@click.group(cls=Group)
 def parked() -> None:
     """Show what was set aside, deliver it again, or drop it.
 

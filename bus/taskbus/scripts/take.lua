@@ -107,8 +107,8 @@ local function hold(stream, entry, tries, logged)
   end
   -- What belongs to a parked task waits behind it, unless it was put back from there.
   if has_parked and entry[2][3] ~= "again" and call("HEXISTS", parked, name) == 1 then
-    local line = call("HGET", index, "task:" .. name)
-    local work = line and read_task(name, line)[DELIVERY] == delivery
+    local task = read_task(name, call("HGET", index, "task:" .. name))
+    local work = task[DELIVERY] == delivery and task[ASSIGNEE] == agent
     local words = { entry[2][2], stream.priority, tries - 1, "behind", number(now()), work and 1 or 0, delivery }
     set_aside(parked, name, table.concat(words, " "))
     return take_out(stream, entry[1], delivery)
@@ -273,9 +273,11 @@ if #deliveries > 0 then
     local each = deliveries[i]
     local line, token = tasks[each[5]] or records[i], each[2]
     -- Only token, lease and consumer change: state, assignee, token, delivery, review, lease, consumer, and the rest.
-    local before, delivery, review, rest = match(line or "", "^(%S+ %S+) %S+ (%S+) (%S+) %S+ %S+ (.+)$")
-    if delivery == each[1] then
-      line = before .. " " .. token .. " " .. delivery .. " " .. review .. " " .. till .. " " .. consumer .. " " .. rest
+    -- Another agent's inbox may have an entry of the same name: what was appended in one millisecond has one ID.
+    local state, assignee, delivery, review, rest = match(line or "", "^(%S+) (%S+) %S+ (%S+) (%S+) %S+ %S+ (.+)$")
+    if delivery == each[1] and assignee == agent then
+      line = state .. " " .. agent .. " " .. token .. " " .. delivery .. " " .. review .. " " .. till .. " " .. consumer
+        .. " " .. rest
       written[#written + 1], written[#written + 2] = names[i], line
     end
     tasks[each[5]] = line

@@ -94,7 +94,9 @@ local function unit(head, base, envelope)
   if gone and (#plans > first or not whole) then problem = gone end
   -- Work that is still open cannot be settled without its outcome: nobody would have it in hand any more.
   local task = whole and head.names and look_up(move.name)
-  if task and task[DELIVERY] == move.delivery and task[ASSIGNEE] == head.agent then problem = refused("open", task) end
+  if task and task[DELIVERY] == move.delivery and task[ASSIGNEE] == head.agent then
+    problem = gone or refused("open", task)  -- of what somebody else has in hand, nothing is to be settled here
+  end
   if problem then
     forget(first)
     return problem
@@ -140,7 +142,7 @@ local function deliver_again(move, plan)
     entry = priority .. "/" .. entry
     call("ZADD", prefix .. "again", match(position, "^%d+"), move.head.agent .. " " .. entry .. " " .. position)
     if work == "1" then work_entry = entry end
-    if not plan[DELIVERS] and task[DELIVERY] == delivery then
+    if not plan[DELIVERS] and task[DELIVERY] == delivery and task[ASSIGNEE] == move.head.agent then
       task[DELIVERY], task[LAST] = entry, task[LAST] or plan
     end
   end

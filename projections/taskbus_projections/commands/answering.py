@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from taskbus.cli.options import Group
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -37,7 +39,7 @@ class _Answer(click.Command):
             ctx.parent.command.format_commands(ctx.parent, formatter)
 
 
-class Answering(click.Group):
+class Answering(Group):
     """A group for which `query` is called where none of its commands is named."""
 
     def __init__(self, name: str, query: Callable[..., Any], **attributes: Any) -> None:

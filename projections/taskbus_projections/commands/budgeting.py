@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from taskbus.cli.options import print_json, run_async, say, settings_options
+from taskbus.cli.options import Group, print_json, run_async, say, settings_options
 from taskbus_projections.commands.choices import TASK
 from taskbus_projections.commands.policies import policy_option
 
@@ -66,7 +66,7 @@ class _Cap(click.ParamType[int]):
 _ACCOUNT: Final = _Account()
 
 
-@click.group()
+@click.group(cls=Group)
 def budget() -> None:
     """Show what may be spent, decide on caps, and see what is reserved.
 
@@ -124,6 +124,8 @@ async def _shown(
         print_json({"namespace": settings.namespace, "accounts": rows})
     elif rows:
         _print(view.account_columns(), rows)
+    elif accounts:
+        say(f"Nothing was spent or capped of {', '.join(accounts)}. To see all that is known: bus budget show --all")
     else:
         say("No money was spent, and nothing is capped. To set a cap: bus budget set anthropic 20 --reason …")
 
@@ -232,7 +234,7 @@ def holds(*, settings: Settings, as_json: bool) -> None:
     \b
     Examples:
       bus budget holds
-      bus budget holds --json | jq '[.holds[].microusd] | add / 1e6'
+      bus budget holds --json | jq '[.holds[].microusd] | (add // 0) / 1e6'
     """
     run_async(_held, settings, as_json=as_json)
 
