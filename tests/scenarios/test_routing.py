@@ -52,6 +52,9 @@ def test_agents_are_added_listed_and_shown(bus, project):
     assert "bad.md, line 1" in done.stderr
     assert "@docs" in done.stdout
     assert bus("agents", "doctor", "--json").code == 1
+    (project / "fleet" / "bad.md").unlink()
+    (project / "policy.toml").write_text(POLICY + 'model = "sonet"\n', encoding="utf-8")
+    assert any("ladder[3].model" in each for each in bus("agents", "doctor", "--json").json()["mistakes"])
 
 
 def test_work_is_routed_recorded_and_climbs(bus, project):

@@ -255,7 +255,7 @@ def _mark(*, good: bool | None) -> str:
 def doctor(*, settings: Settings, as_json: bool) -> None:
     r"""Look which programs of agents are installed, in which version, and what is missing.
 
-    Ends with 1 where an agent that is defined here lacks something, or its definition has mistakes.
+    Ends with 1 where an agent that is defined here lacks something, its definition has mistakes, or the policy does.
 
     \b
     Examples:
@@ -268,6 +268,7 @@ def doctor(*, settings: Settings, as_json: bool) -> None:
     found = registry.read(settings)
     seen = {each.adapter: each for each in run_async(programs)}
     lacking = [(each.name, lack) for each in found.values() for lack in _lacks(each, seen)]
+    mistakes = [*map(str, found.mistakes), *_wrong_policy(settings)]
     if as_json:
         from dataclasses import asdict
 
@@ -275,16 +276,16 @@ def doctor(*, settings: Settings, as_json: bool) -> None:
             {
                 "programs": [asdict(each) | {"is_tried": each.is_tried} for each in seen.values()],
                 "lacking": [{"agent": name, "what": what} for name, what in lacking],
-                "mistakes": [str(each) for each in found.mistakes],
+                "mistakes": mistakes,
             }
         )
     else:
-        _diagnosed(seen, found, lacking)
-    if lacking or found.mistakes:
+        _diagnosed(seen, found, lacking, mistakes)
+    if lacking or mistakes:
         raise click.exceptions.Exit(1)
 
 
-def _diagnosed(seen: dict[str, Program], found: Registry, lacking: list[tuple[str, str]]) -> None:
+def _diagnosed(seen: dict[str, Program], found: Registry, lacking: list[tuple[str, str]], mistakes: list[str]) -> None:
     from taskbus.cli.rendering import visible
     from taskbus_projections.table import Column, table
 
@@ -305,10 +306,25 @@ def _diagnosed(seen: dict[str, Program], found: Registry, lacking: list[tuple[st
     click.echo(table([Column(name, _text(name)) for name in names], rows))
     for name, what in lacking:
         say(f"{name}: {visible(what)}.")
-    for mistake in found.mistakes:
-        say(visible(str(mistake)))
-    if found and not lacking and not found.mistakes:
-        say(f"All {len(found)} agents that are defined have what they need.")
+    for mistake in mistakes:
+        say(visible(mistake))
+    if found and not lacking and not mistakes:
+        defined = (
+            "The agent that is defined has" if len(found) == 1 else f"All {len(found)} agents that are defined have"
+        )
+        say(f"{defined} what {'it needs' if len(found) == 1 else 'they need'}.")
+
+
+def _wrong_policy(settings: Settings) -> list[str]:
+    """What is wrong with the policy, where one is named."""
+    from taskbus.errors import ConfigurationError
+    from taskbus_agents.routing import RoutingPolicy
+
+    try:
+        RoutingPolicy.of(settings)
+    except ConfigurationError as error:
+        return [f"{error.message} {error.advice or ''}".rstrip()]
+    return []
 
 
 def _lacks(definition: Definition, seen: dict[str, Program]) -> list[str]:
