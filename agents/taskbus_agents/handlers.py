@@ -7,6 +7,7 @@ swarm.
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -18,7 +19,7 @@ from taskbus_agents.coordination import Bounds, Office
 from taskbus_agents.folders import Folders
 from taskbus_agents.headless import HeadlessAgent
 from taskbus_agents.spending import Spending
-from taskbus_agents.trouble import Conduct
+from taskbus_agents.trouble import Conduct, missing
 from taskbus_agents.workspace import Workspaces
 
 if TYPE_CHECKING:
@@ -92,6 +93,16 @@ def handler(
     )
 
 
+def absent(definition: Definition) -> str | None:
+    """What is to be said where an agent's program is not on this machine; None where it is."""
+    known = None if definition.adapter == COMMAND else adapter(definition.adapter)
+    program = known.program if known is not None and known.program else next(iter(definition.command), None)
+    path = definition.environment.get("PATH") or os.environ.get("PATH")
+    if program is None or shutil.which(program, path=path) is not None:
+        return None
+    return missing(known).message if known is not None and known.program else f"There is no program {program} here."
+
+
 def with_provider(definition: Definition) -> Definition:
     """The definition, with who runs the models of a program that has models of its own."""
     usual = PROVIDERS.get(definition.adapter)
@@ -154,9 +165,10 @@ def spending_of(settings: Settings) -> Spending:
     """How money is held and priced by the policy that the settings name."""
     if settings.policy is None:
         return Spending()
-    from taskbus_projections.policy import Policy
+    from taskbus_agents.routing import RoutingPolicy
 
-    return Spending(Policy.of(settings))
+    policy = RoutingPolicy.load(settings.policy)
+    return Spending(policy.money, policy.is_free)
 
 
 def _price(settings: Settings) -> Callable[[Usage], Usage] | None:

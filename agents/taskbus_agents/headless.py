@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
 OUTPUT: Final = 64 << 20
 """Bytes that a program may print: a stream of records has every call and every file in it."""
+USUAL_TIMEOUT: Final = 3600.0
+"""Seconds that a run may take where its agent's definition does not say it: some programs try again without end."""
 _SOON: Final = 1.0
 
 
@@ -160,13 +162,13 @@ class HeadlessAgent:
             if work.delivery.is_to_decide
             else None,
         )
-        limits = [each for each in (definition.timeout, left) if each is not None]
+        limits = [definition.timeout or USUAL_TIMEOUT, *([left] if left is not None else [])]
         job = Job(
             prompt=text,
             folder=workspace.folder.resolve(),  # as programs see it, whose rules name it
             home=workspace.home,
             definition=definition,
-            timeout=min(limits, default=None),
+            timeout=min(limits),
             key=surroundings.key(self.environment, self.definition),
         )
         return _One(self, work, task, workspace, job)

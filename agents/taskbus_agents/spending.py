@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Final, cast
 
 from msgspec.structs import replace
 
-from taskbus.envelope import Delegation, Usage, now
+from taskbus.envelope import Cost, Delegation, Usage, now
 from taskbus.errors import RefusedByBudget
 from taskbus.findings import printable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterable
+    from collections.abc import AsyncGenerator, Callable, Iterable
 
     from taskbus.budget import Run
     from taskbus.money import Caps
@@ -35,6 +35,8 @@ class Spending:
     """
 
     policy: Policy | None = None
+    free: Callable[[Definition], bool] = lambda _definition: False
+    """Whether the policy's ladder says that an agent's model costs nothing, whatever its list price is."""
 
     @asynccontextmanager
     async def held(
@@ -60,6 +62,9 @@ class Spending:
     def priced(self, usage: Iterable[Usage], definition: Definition) -> tuple[Usage, ...]:
         """What was used, with prices where there are some; of a run that does not tell, one call without counts."""
         found = tuple(usage) or (Usage(provider=definition.provider or "unknown", model=definition.model or "unknown"),)
+        if self.policy is not None and self.free(definition):
+            nothing = Cost(source="priced", table=self.policy.table, microusd=0)
+            found = tuple(used if used.cost is not None else replace(used, cost=nothing) for used in found)
         return tuple(map(self.price, found))
 
     def price(self, used: Usage) -> Usage:
@@ -71,6 +76,8 @@ class Spending:
     def _estimate(self, definition: Definition, prompt: str) -> tuple[int, str | None]:
         from taskbus_agents.pricing import estimate
 
+        if self.policy is not None and self.free(definition):
+            return 0, self.policy.table
         found = estimate(definition, prompt, self.policy, now())
         if found is not None:
             return found.microusd, found.table

@@ -13,10 +13,12 @@ from pathlib import Path
 import anyio
 import pytest
 
-from taskbus.envelope import Answer, Cancellation, Verdict, now
+from taskbus.envelope import Answer, Cancellation, Cost, Usage, Verdict, now
 from taskbus.errors import ConfigurationError
 from taskbus_agents.adapters.claude import Claude
+from taskbus_agents.routing import RoutingPolicy
 from taskbus_agents.runner import Runner
+from taskbus_agents.spending import Spending
 from taskbus_agents.trouble import Conduct
 from tests.agents.scene import AGENT, TASK, StandIn, done, until
 
@@ -263,6 +265,24 @@ async def test_an_unpriced_model_runs_where_its_definition_says_so(scene):
     envelope = await scene.settled()
     assert envelope.payload.result.status == "success"
     assert envelope.usage[0].cost is None
+
+
+async def test_a_free_rung_of_the_ladder_costs_nothing(scene, tmp_path):
+    """What the policy calls free runs without a reservation, and is not priced by its list price; other models are."""
+    file = tmp_path / "policy.toml"
+    rung = f'[[ladder]]\nrung = "1"\nagent = "{AGENT}"\nmodel = "google/gemini-2.5-pro"\npaid = false\n'
+    file.write_text(rung, encoding="utf-8")
+    policy = RoutingPolicy.load(file)
+    definition = scene.definition(provider="google", model="gemini-2.5-pro", hold=None)
+    spending = Spending(policy.money, policy.is_free)
+    used = Usage(provider="google", model="gemini-2.5-pro", input_tokens=10, output_tokens=10)
+    (free,) = spending.priced([used], definition)
+    assert free.cost == Cost(source="priced", table=policy.money.table, microusd=0)
+    other, listed = replace(definition, model="gemini-2.5-flash"), Spending(policy.money)
+    for asked, of in ((spending, other), (listed, definition)):
+        (paid,) = asked.priced([used], of)
+        assert paid.cost is not None
+        assert paid.cost.microusd > 0
 
 
 async def test_over_its_cap_nothing_runs(scene):

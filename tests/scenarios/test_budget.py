@@ -74,6 +74,7 @@ def accounts(bus, *arguments):
 def test_a_cap_refuses_until_a_human_raises_it(work):
     """Exit code 7 with the choices, and nothing is changed; once the cap is raised, the same envelope goes."""
     assert "No money was spent" in work("budget", "show").stderr
+    assert "Nothing was spent or capped of provider:nope" in work("budget", "show", "nope").stderr
     shown = work("budget", "set", "anthropic", "0.50", "--reason", "what we agreed on")
     assert (shown.code, "$0.50" in shown.stdout, "human" in shown.stdout) == (0, True, True)
     asked = reserving("cache-1", 600_000)

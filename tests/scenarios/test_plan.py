@@ -48,6 +48,7 @@ def test_a_plan_is_checked_without_a_server(run_bus, plan):
     assert done.code == 1
     assert "release.toml, line 1: a stands after 'b'" in done.stderr
     assert "release.toml, line 5: unknown key" in done.stderr
+    assert run_bus("plan", "check", "nowhere.toml", env=away).code == 2
     done = run_bus("plan", "check", plan('[steps.a]\ngoal = "x"\n'), "--json", env=away)
     assert (done.code, done.json()["valid"]) == (1, False)
     assert "a has no agent" in done.json()["mistakes"][0]

@@ -309,7 +309,7 @@ def test_adding_keeps_every_comment(project):
         adding.add(path, "@kilo", {"adapter": "claude"})
     adding.add(path, "@kilo", {"adapter": "claude"}, replace=True)
     assert (project.read()["@kilo"].adapter, len(project.read())) == ("claude", 2)
-    with pytest.raises(ConfigurationError, match="adaptr"):
+    with pytest.raises(ConfigurationError, match=r"^@x: unknown key `adaptr`"):
         adding.add(path, "@x", {"adaptr": "claude"})
     assert "@x" not in path.read_text()
 

@@ -244,6 +244,16 @@ def test_an_agent_that_cannot_be_run_stops_no_other(stage):
         assert swarm.end() == 0
 
 
+def test_a_program_that_is_not_installed_is_told_at_the_start(stage):
+    """Before the first delivery of its agent would be parked for it, with how to install it."""
+    stage.define("good")
+    stage.define("bare", more="adapter: claude\nenvironment: {PATH: /nowhere}\n")
+    with stage.up("--processes", "1") as swarm:
+        assert "npm install" in swarm.until(event="broken", agent="@bare")["text"]
+        swarm.until(event="ready")
+        assert swarm.end() == 0
+
+
 def test_a_swarm_of_nothing_but_what_cannot_be_run_ends(stage):
     """Trying again would change nothing: it ends with 1, and says why."""
     stage.define("bad", more="permission: bypass\nadapter: claude\n")

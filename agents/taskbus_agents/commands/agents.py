@@ -309,10 +309,8 @@ def _diagnosed(seen: dict[str, Program], found: Registry, lacking: list[tuple[st
     for mistake in mistakes:
         say(visible(mistake))
     if found and not lacking and not mistakes:
-        defined = (
-            "The agent that is defined has" if len(found) == 1 else f"All {len(found)} agents that are defined have"
-        )
-        say(f"{defined} what {'it needs' if len(found) == 1 else 'they need'}.")
+        all_of_them = f"All {len(found)} agents that are defined have what they need."
+        say(all_of_them if len(found) > 1 else "The one agent that is defined has what it needs.")
 
 
 def _wrong_policy(settings: Settings) -> list[str]:

@@ -50,6 +50,8 @@ def check(file: Path, *, settings: Settings, as_json: bool) -> None:
         found = _load(file)
         notes = [*found.notes, *_unassigned(found, file, settings)]
     except ConfigurationError as error:
+        if not file.is_file():
+            raise  # nothing was checked
         if as_json:
             print_json({"valid": False, "mistakes": error.message.splitlines(), "advice": error.advice})
         else:

@@ -35,8 +35,8 @@ def add(file: Path, name: str, fields: Mapping[str, object], *, replace: bool = 
     import tomlkit  # only this command needs it
 
     path = Path(os.path.realpath(file))
-    given = {key: Given(value, 1) for key, value in fields.items()}
-    mistakes = read_fields(Written(path, 1, given, name=name)).mistakes
+    given = {key: Given(value, 0) for key, value in fields.items()}
+    mistakes = read_fields(Written(path, 0, given, name=name)).mistakes
     if mistakes:
         raise raised(mistakes)
     try:

@@ -18,7 +18,9 @@ _TOLD = 50
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """One mistake. `name` is that of the agent whose definition it spoils, where it is known."""
+    """One mistake. `name` is that of the agent whose definition it spoils, where it is known; `line` 0 is of what is
+    not written yet.
+    """
 
     file: Path
     line: int
@@ -26,16 +28,21 @@ class Mistake:
     advice: str = ""
     name: str | None = None
 
+    @property
+    def told(self) -> str:
+        """Where, and what."""
+        return f"{self.file}, line {self.line}: {self.message}" if self.line else f"{self.name}: {self.message}"
+
     def __str__(self) -> str:
         """Where, what, and what to do."""
-        return f"{self.file}, line {self.line}: {self.message}{f' {self.advice}' if self.advice else ''}"
+        return f"{self.told}{f' {self.advice}' if self.advice else ''}"
 
 
 def raised(mistakes: Sequence[Mistake]) -> ConfigurationError:
     """All of them as one error."""
     if len(mistakes) == 1:
         (only,) = mistakes
-        return ConfigurationError(f"{only.file}, line {only.line}: {only.message}", advice=only.advice or None)
+        return ConfigurationError(only.told, advice=only.advice or None)
     told = "\n".join(f"  {mistake}" for mistake in mistakes[:_TOLD])
     more = f"\n  … and {len(mistakes) - _TOLD} more." if len(mistakes) > _TOLD else ""
     message = f"{len(mistakes)} things are wrong in the definitions of agents:\n{told}{more}"

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from taskbus.settings import Settings
+    from taskbus_agents.definition import Definition
     from taskbus_agents.routing.rungs import Rung
     from taskbus_agents.routing.terms import Complexity, Limit, Terms
 
@@ -82,3 +83,13 @@ class RoutingPolicy:
     def may_bypass(self, agent: str) -> bool:
         """Whether an agent may do anything without being asked, where its definition says so."""
         return bool(self.terms.bypass.find(agent))
+
+    def is_free(self, definition: Definition) -> bool:
+        """Whether a rung of the ladder says that what an agent is defined to run costs nothing."""
+        return any(
+            rung.paid is False
+            and rung.agent == definition.name
+            and rung.model in (None, definition.model)
+            and rung.provider in (None, definition.provider)
+            for rung in (*self.ladder, *(rung for row in self.rows for rung in row.rungs))
+        )

@@ -27,7 +27,7 @@ from taskbus.errors import ConfigurationError, NotFound, TaskbusError, Unavailab
 from taskbus.settings import Settings
 from taskbus_agents import registry
 from taskbus_agents.guard import Guard
-from taskbus_agents.handlers import handler
+from taskbus_agents.handlers import absent, handler
 from taskbus_agents.runner import Runner
 from taskbus_agents.swarm.lines import USAGE, Broken, Incident, Line, Order, Ready, Settled, Started
 from taskbus_agents.tally import Timed
@@ -130,6 +130,8 @@ async def _mate(
         tell(Started(agent=name, task=work.delivery.task, type=work.envelope.type))
 
     agent = handler(definition, bus=bus, runner=runner, settings=settings, known=known)
+    if (said := absent(definition)) is not None:
+        raise ConfigurationError(said)
     timed = Timed(replace(agent, on_start=started, on_incident=incident), _settled)
     worker = bus.worker(
         name,
