@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sysconfig
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ from taskbus_agents.workspace import COMPLETION_FILE, Changes, Workspace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
     from taskbus.envelope import AnyEnvelope, Usage
@@ -46,9 +48,9 @@ class CommandAgent:
     its delivery.
 
     It works in a folder of `folders`, or in what `workspaces` make where they are given. `checks` run the acceptance
-    criteria that can be run; without them none is. `price` puts prices on usage that the command tells without.
-    `on_start` is told of each run, `on_incident` of what is odd and
-    no failure, `on_stderr` is given each line of stderr, with its task.
+    criteria that can be run; without them none is. `price` puts prices on usage that the command tells without; `hold`
+    reserves money for a run, for as long as it is entered. `on_start` is told of each run, `on_incident` of what is
+    odd and no failure, `on_stderr` is given each line of stderr, with its task.
     """
 
     command: tuple[str, ...]
@@ -59,6 +61,7 @@ class CommandAgent:
     checks: Checks | None = None
     office: Office | None = None
     price: Callable[[Usage], Usage] | None = None
+    hold: Callable[[Work, Begun], AbstractAsyncContextManager[object]] | None = None
     on_start: Callable[[Work], None] = lambda _work: None
     on_incident: Callable[[str], None] = lambda _incident: None
     on_stderr: Callable[[str, str], None] | None = None
@@ -72,13 +75,17 @@ class CommandAgent:
         """Run the command, and return what it left; nothing for a message that asks for no work.
 
         Cancelling it ends the command and whatever it started. Raises Retryable and QuotaLimited as `retry` reads
-        them from the command's end, and Permanent where the log has lost what is to be done.
+        them from the command's end, Permanent where the log has lost what is to be done, and what `hold` raises.
         """
-        delivery = work.delivery
         if not asks_for_work(work):
             return None
         await work.acknowledged()  # the command may speak about its task from its first moment
         task = await begun(work)
+        async with self.hold(work, task) if self.hold is not None else nullcontext():
+            return await self._ran(work, task)
+
+    async def _ran(self, work: Work, task: Begun) -> list[Document] | None:
+        delivery = work.delivery
         place = await anyio.to_thread.run_sync(self._placed, work, task)
         file = place.folder / COMPLETION_FILE
         before = _fingerprint(file)

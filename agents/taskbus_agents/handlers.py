@@ -24,13 +24,17 @@ from taskbus_agents.workspace import Workspaces
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
+    from taskbus.budget import Run
     from taskbus.client import Bus
     from taskbus.envelope import Usage
     from taskbus.settings import Settings
+    from taskbus.work import Work
     from taskbus_agents.definition import Definition
     from taskbus_agents.runner import Runner
+    from taskbus_agents.taken import Begun
 
 Agent: TypeAlias = HeadlessAgent | CommandAgent
 RUNS: Final = "runs"
@@ -77,6 +81,7 @@ def handler(
             ),
             office=office,
             price=_price(settings),
+            hold=_hold(definition, settings),
             workspaces=None if is_plain else _workspaces(definition, folders, settings),
             checks=checks,
         )
@@ -169,6 +174,16 @@ def spending_of(settings: Settings) -> Spending:
 
     policy = RoutingPolicy.load(settings.policy)
     return Spending(policy.money, policy.is_free)
+
+
+def _hold(
+    definition: Definition, settings: Settings
+) -> Callable[[Work, Begun], AbstractAsyncContextManager[Run]] | None:
+    """What reserves money for a command's run, where its definition says which model runs, or what it may cost."""
+    if definition.hold is None and not (definition.provider and definition.model):
+        return None
+    spending = spending_of(settings)
+    return lambda work, task: spending.held(work, definition, "", task.delegation)
 
 
 def _price(settings: Settings) -> Callable[[Usage], Usage] | None:

@@ -117,7 +117,7 @@ class Fleet:
         known = {"SEED": self.seed, "FIRST": self.first, "LATER": self.later, "PASSES": self.passes}
         (folder / "agent.py").write_text("".join(f"{name} = {value!r}\n" for name, value in known.items()) + PROGRAM)
         words = json.dumps([sys.executable, "-I", "-S", "{here}/agent.py"])
-        defaults = f'[agent_defaults]\nadapter = "command"\ncommand = {words}\nconcurrency = 2\n'
+        defaults = f'[agent_defaults]\nadapter = "command"\ncommand = {words}\nconcurrency = 2\nhold = "0.05"\n'
         (folder / "bus.toml").write_text(f'agent_folders = ["agents"]\n\n{defaults}')
 
     def reckon(self, tasks: dict[str, str]) -> Reckoning:

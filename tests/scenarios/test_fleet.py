@@ -136,5 +136,10 @@ def check(bus: Console, tasks: dict[str, str], wanted) -> None:
     assert {tier: row["cost_microusd"] for tier, row in by_tier.items()} == dict(wanted.cost)
     assert {tier: row["calls"] for tier, row in by_tier.items()} == dict(wanted.calls)
     bus.ok("budget", "rebuild", "--check")
+    # Each run had its reservation, and none of them is left.
+    (held,) = json.loads(bus.ok("sql", "SELECT count(*) AS runs, sum(state = 'open') AS open FROM holds", "--json"))[
+        "rows"
+    ]
+    assert held == {"runs": sum(wanted.calls.values()), "open": 0}
     accounts = json.loads(bus.ok("budget", "show", "anthropic", "--json", "--policy", policy))["accounts"]
     assert {each["committed_microusd"] for each in accounts} == {sum(wanted.cost.values())}
