@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import anyio
@@ -18,10 +19,13 @@ from taskbus.envelope import (
     Acknowledgment,
     Answer,
     Artifact,
+    Budget,
     Cancellation,
     Completion,
+    Cost,
     Delegation,
     Result,
+    Usage,
     Verdict,
     compose,
 )
@@ -491,3 +495,28 @@ async def test_a_command_may_have_a_workspace_of_any_kind(place, tmp_path, kind)
     assert artifact.path == str(place.folder / TASK / "1" / "a.txt")
     assert (project / "a.txt").read_text() == "a\n"
     assert (place.folder / TASK / "1.logs" / "stderr.log").read_text() == "a\n"
+
+
+async def test_a_command_whose_definition_says_what_it_may_cost_is_held_to_its_caps(place, tmp_path):
+    """Money is reserved before it runs, and over a cap it does not run: parked, with what can be done about it."""
+    policy = tmp_path / "policy.toml"
+    policy.write_text('[caps]\nanthropic = "0.06"\n', encoding="utf-8")
+    place.settings = replace(place.settings, policy=policy)
+    words = ("sh", "-c", f"touch {tmp_path}/$BUS_TASK; {OK}")
+    definition = Definition(
+        name=AGENT, adapter="command", command=words, provider="anthropic", model="m", hold=50_000, concurrency=1
+    )
+    usage = (Usage(provider="anthropic", model="m", cost=Cost(source="reported", microusd=20_000)),)
+    await place.delegate("first", review_required=False)
+    await place.serve("", definition=definition)
+    assert (tmp_path / "first").exists()
+    assert [said.microusd for said in await place.bus.budget.holds()] == []
+    await place.delegate("paid")
+    spent = compose(Budget(budget="settled"), sender="@other", recipient="@bus", task="paid", usage=usage)
+    await place.bus.publish(spent)
+    await place.serve("", definition=definition)
+    assert not (tmp_path / "paid").exists()
+    (parking,) = await place.said("parking")
+    assert parking.reason == "refused-by-budget"
+    (escalation,) = await place.said("escalation")
+    assert "bus budget set" in escalation.error_details.attempted_recovery
