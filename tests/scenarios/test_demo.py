@@ -48,6 +48,17 @@ def processes(folder: Path) -> dict[int, str]:
     return found
 
 
+def left(folder: Path, *expected: int) -> dict[int, str]:
+    """Its processes once none but the expected are left: the parents of commands end a moment after they said so.
+
+    Those that are left in the end, if it does not come to that.
+    """
+    end = time.monotonic() + 5
+    while (found := processes(folder)).keys() != set(expected) and time.monotonic() < end:
+        time.sleep(0.05)
+    return found
+
+
 @contextmanager
 def started(bus: BusCommand, *words: str) -> Iterator[subprocess.Popen[str]]:
     """A command that runs beside the test; whatever happens, its end is waited for, and its pipes are closed."""
@@ -63,11 +74,11 @@ def temporary():
     """A short temporary folder: what the demo makes, it makes in here; at the end nothing may be left of it."""
     folder = Path(tempfile.mkdtemp(prefix="td", dir="/tmp")).resolve()
     yield folder
-    left = processes(folder)
-    for pid in left:
+    remaining = left(folder)
+    for pid in remaining:
         os.kill(pid, signal.SIGKILL)
     shutil.rmtree(folder)
-    assert left == {}
+    assert remaining == {}
 
 
 @pytest.fixture
@@ -115,7 +126,7 @@ def test_the_summary_is_one_object_and_agrees_with_the_log(bus, temporary, tmp_p
     assert 0 < summary["seconds"] < 60
     home = Path(summary["home"])
     assert home.is_relative_to(temporary)
-    assert list(processes(temporary)) == [summary["server_pid"]]
+    assert list(left(temporary, summary["server_pid"])) == [summary["server_pid"]]
 
     async def entries():
         settings = Settings.load(home=home, environ={}, cwd=tmp_path)
@@ -196,9 +207,7 @@ def test_a_signal_in_the_middle_leaves_nothing(bus, temporary, number, again):
     assert err == "Ended: server, workers and files are gone.\n"
     assert "Traceback" not in out
     assert list(temporary.iterdir()) == []
-    end = time.monotonic() + 10
-    while processes(temporary) and time.monotonic() < end:
-        time.sleep(0.02)
+    assert left(temporary) == {}
 
 
 def test_it_fails_loudly_when_the_story_breaks_off(bus, temporary):
