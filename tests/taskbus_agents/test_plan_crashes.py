@@ -104,7 +104,7 @@ def troupe(run_bus):
         each.end()
 
 
-@pytest.mark.parametrize(("seed", "runners"), [(11, 1), (12, 2), (13, 1)])
+@pytest.mark.parametrize(("seed", "runners"), [(11, 1), (12, 2)])
 async def test_a_random_plan_keeps_every_gate_whoever_is_killed(crew, troupe, seed, runners):
     """200 steps in a random graph are each done once, in an order that the plan allows, under ten kills -9."""
     plan = crew.plan(drawn_plan(seed))
