@@ -103,6 +103,15 @@ class Child:
             self.code = -signal.SIGKILL
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._group, signal.SIGKILL)
+        self._drain()
+
+    def _drain(self) -> None:
+        """Take what was printed and not read any more, as whoever cancels it is told of that too."""
+        for pipe, kept in ((self._launched.stdout, self.stdout), (self._launched.stderr, self.stderr)):
+            with suppress(OSError):  # nothing is left, and somebody still holds the other end
+                while len(kept) <= self._limit and (chunk := os.read(pipe, _CHUNK)):
+                    kept.extend(chunk)
+        del self.stderr[:-STDERR_KEPT]
 
     def kill(self) -> None:
         """End it without grace; `end` then returns."""
