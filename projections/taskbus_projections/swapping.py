@@ -83,6 +83,7 @@ def clear(path: Path) -> None:
         return
     with explained(path), closing(sqlite3.connect(path)) as found:
         try:
+            found.execute("BEGIN")  # all three of one moment: another process may be making it
             (application,) = found.execute("PRAGMA application_id").fetchone()
             (tables,) = found.execute("SELECT count(*) FROM sqlite_master").fetchone()
             (page_size,) = found.execute("PRAGMA page_size").fetchone()
@@ -94,7 +95,7 @@ def clear(path: Path) -> None:
     if tables and application != APPLICATION:
         message = f"{path} is a database, but not from taskbus."
         raise ProjectionStopped(message, advice="Move it away, or choose another BUS_HOME.")
-    # A swap is a copy page by page. What is empty has no pages yet: another process is about to fill it.
+    # A swap is a copy page by page. What is empty has no pages yet.
     if tables and page_size != PAGE_SIZE:
         remove(path)
 

@@ -122,6 +122,37 @@ async def test_an_empty_file_is_left_to_whoever_is_about_to_fill_it(bus, path):
         assert made.execute("PRAGMA page_size").fetchone() == (database_module.PAGE_SIZE,)
 
 
+async def test_a_database_that_is_made_while_it_is_looked_at_is_left_alone(bus, path, monkeypatch):
+    """What stands in the file is asked for in several statements; all answers are of one moment."""
+
+    def make():
+        with Database.open(path, bus.namespace, BUILTIN):
+            pass
+
+    makers = []
+
+    class Looking(sqlite3.Connection):
+        def execute(self, statement, *parameters):
+            if "sqlite_master" in statement:
+                makers.append(threading.Thread(target=make))
+                makers[0].start()
+                makers[0].join(0.5)
+            return super().execute(statement, *parameters)
+
+    path.parent.mkdir(parents=True)
+    path.touch()
+    connect = sqlite3.connect
+
+    def looking(*arguments, **options):
+        return connect(*arguments, **options) if makers else connect(*arguments, factory=Looking)
+
+    monkeypatch.setattr(sqlite3, "connect", looking)
+    swapping.clear(path)
+    makers[0].join()
+    with Database.read(path, bus.namespace, BUILTIN) as made:
+        assert made.checkpoint() == Checkpoint()
+
+
 async def test_a_database_with_other_pages_is_made_anew(bus, path):
     """Whoever has changed the size of its pages gets a database like any other."""
     before = await folded(bus, path, 14, 60)
