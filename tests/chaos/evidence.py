@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from taskbus.client import Bus
 from taskbus.connection import Connection
-from taskbus.errors import ProjectionStopped, TaskbusError
+from taskbus.errors import ProjectionStopped
 from taskbus.keys import Keys
 from taskbus_projections.database import Database
 from taskbus_projections.dump import digest
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from taskbus.log import Entry
     from tests.chaos.plan import Plan
 
-PENDING = "pending in "
 SIZES = {"stream": "XLEN", "hash": "HLEN", "zset": "ZCARD", "set": "SCARD", "string": "STRLEN", "list": "LLEN"}
 
 
@@ -33,11 +32,10 @@ SIZES = {"stream": "XLEN", "hash": "HLEN", "zset": "ZCARD", "set": "SCARD", "str
 class Evidence:
     """What the rules look at.
 
-    `sizes` are of all keys of the server, and of what is pending in the inboxes; `names` has the members or fields of
-    the index and of the keys that grow with workers and open tasks; `records` is what the bus knows of each task,
-    `parked` the tasks that are parked, by agent. `slots` says how many handlers each worker runs at a time, `queues`
-    which of them hold more than that. `projection` are the digests of the projection that was
-    folded during the run, and of one that was folded from zero.
+    `sizes` are of all keys of the server; `names` has the members or fields of the index and of the keys that grow with
+    workers and open tasks; `records` is what the bus knows of each task, `parked` the tasks that are parked, by agent.
+    `slots` says how many handlers each worker runs at a time, `queues` which of them hold more than that. `projection`
+    are the digests of the projection that was folded during the run, and of one that was folded from zero.
     """
 
     events: list[Event] = field(default_factory=list)
@@ -68,9 +66,6 @@ async def _gather(plan: Plan, folder: Path, url: str, events: list[Event]) -> Ev
         bus = Bus(connection, NAMESPACE)
         log = [entry async for entry in bus.log.read()]
         sizes = {key: await _size(connection, key) async for key in connection.scan()}
-        for agent in (*AGENTS, BOSS):
-            for stream in keys.inboxes(agent):
-                sizes[PENDING + stream] = await _pending(connection, stream, agent)
         names = {key: frozenset(await connection.hash(key)) for key in (keys.index, keys.meta)}
         for key in (keys.workers, keys.deadlines, keys.escalations):
             names[key] = frozenset(texts(await connection.execute("ZRANGE", key, 0, -1)))
@@ -96,14 +91,6 @@ async def _size(connection: Connection, key: str) -> int:
     kind: Any = await connection.execute("TYPE", key)
     kind = kind.decode() if isinstance(kind, bytes) else str(kind)
     return int(str(await connection.execute(SIZES[kind], key))) if kind in SIZES else 0
-
-
-async def _pending(connection: Connection, stream: str, agent: str) -> int:
-    try:
-        summary: Any = await connection.execute("XPENDING", stream, agent)
-    except TaskbusError:
-        return 0  # there is no stream, or nobody has taken anything from it
-    return int(summary[0])
 
 
 def texts(reply: Any) -> list[str]:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from taskbus.envelope import Completion, Parking
 from taskbus.lifecycle import BUS, ENDED, advance, event_of, message_of, refusal
 from taskbus.position import Position
-from tests.chaos.evidence import PENDING
 from tests.chaos.plan import GIVEN_UP, kind_of
 
 if TYPE_CHECKING:
@@ -229,8 +228,7 @@ def drained(evidence: Evidence) -> Iterator[str]:
     """With healthy workers nothing is left in an inbox, in anybody's hands, or under a lease."""
     for agent in evidence.served:
         keys = evidence.keys
-        inboxes = keys.inboxes(agent)
-        for key in (*inboxes, *(PENDING + each for each in inboxes), keys.held(agent), keys.leases(agent)):
+        for key in (*keys.inboxes(agent), keys.held(agent), keys.leases(agent)):
             if left := evidence.sizes.get(key, 0):
                 yield f"{key} still has {left}"
     for event in evidence.events:
@@ -271,8 +269,7 @@ def clean(evidence: Evidence) -> Iterator[str]:
         if evidence.sizes.get(keys.bell(agent), 0) > 1:
             yield f"{keys.bell(agent)} has {evidence.sizes[keys.bell(agent)]} entries"
     for key in set(evidence.sizes) - known:
-        if not key.startswith(PENDING):
-            yield f"{key} is no key of the bus"
+        yield f"{key} is no key of the bus"
     index = evidence.names.get(keys.index, frozenset())
     expected = {entry.id for entry in evidence.log} | {f"task:{entry.task}" for entry in evidence.log}
     for field in index - expected - recipients:

@@ -231,7 +231,6 @@ FORGED = {
     "finished: parked and not said": lambda e: replace(e, parked={"@bert": frozenset({"plain.1"})}),
     "drained: an inbox": lambda e: replace(e, sizes={**e.sizes, PREFIX + "inbox:@anna:normal": 1}),
     "drained: a lease": lambda e: replace(e, sizes={**e.sizes, PREFIX + "leases:@boss": 1}),
-    "drained: pending ghosts": lambda e: replace(e, sizes={**e.sizes, f"pending in {PREFIX}inbox:@boss:low": 1}),
     "drained: too late": lambda e: noting(e, {"who": "stage", "what": "stuck"}),
     "projected: another fold": lambda e: replace(e, projection=("d", "e")),
     "followed: a gap": lambda e: replace(

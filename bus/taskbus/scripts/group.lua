@@ -1,5 +1,5 @@
--- A group that is made anew knows nothing of what was taken before: what has a lease or waits, and what stands before
--- such a one, is pending again and not read a second time.
+-- A group that is made anew does not read again what was taken before: it begins behind the last that has a lease. What
+-- stands before that and has none is found by the next take that has nothing to read.
 local function create_group(inbox, agent, priority, leases)
   local farthest, ms, sequence = "0", 0, 0
   for _, delivery in ipairs(redis.call("ZRANGE", leases, 0, -1)) do
@@ -9,8 +9,4 @@ local function create_group(inbox, agent, priority, leases)
     if of == priority and (a > ms or (a == ms and b > sequence)) then farthest, ms, sequence = id, a, b end
   end
   redis.call("XGROUP", "CREATE", inbox, agent, farthest)
-  if farthest == "0" then return end
-  for _, entry in ipairs(redis.call("XRANGE", inbox, "-", farthest)) do
-    redis.call("XCLAIM", inbox, agent, "bus", 0, entry[1], "FORCE", "JUSTID")
-  end
 end

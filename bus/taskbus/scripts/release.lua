@@ -5,7 +5,7 @@
 --       reason
 -- Reply 1 for each delivery that was held under that token, else 0
 --
--- It stays in the inbox, pending, with the end of the wait for its lease, and nobody to renew it. Idle workers look
+-- It stays in the inbox, with the end of the wait for its lease, and nobody to renew it. Idle workers look
 -- every five seconds: for what is to be taken sooner they are woken, to take it or to see when they can.
 
 --[[TASK]]

@@ -187,7 +187,6 @@ local function remove()
     local agent, inbox = of.agent, prefix .. "inbox:" .. of.agent .. ":" .. of.priority
     for first = 1, #of.gone, 1000 do
       local last = math.min(first + 999, #of.gone)
-      call("XACK", inbox, agent, unpack(of.entries, first, last))
       call("XDEL", inbox, unpack(of.entries, first, last))
       if call("HDEL", prefix .. "held:" .. agent, unpack(of.gone, first, last)) > 0 then
         call("ZREM", prefix .. "leases:" .. agent, unpack(of.gone, first, last))
