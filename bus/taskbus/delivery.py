@@ -301,7 +301,7 @@ class Inbox:
         shard = self._keys.shard
         if isinstance(body, bytes):
             try:
-                name, token, tries, position, id, kind, sender, recipient, task = what.decode().split(" ")
+                name, token, tries, position, task, id, kind, sender, recipient = what.decode().split(" ")
             except ValueError as error:
                 raise ForeignEntry("A log entry was not written by taskbus.") from error
             ms, _, sequence = position.partition("-")

@@ -72,15 +72,12 @@ class Entry(Struct, frozen=True, dict=True):
     def of(cls, position: str, fields: Mapping[bytes, bytes], *, shard: int = 0) -> Entry:
         """Read a stream entry. Raises ForeignEntry for one that is not from taskbus."""
         try:
-            task, origin = fields[b"task"].decode(), fields.get(b"origin")
+            task, id, kind, sender, recipient = fields[b"head"].decode().split(" ")
+            origin = fields.get(b"origin")
             ms, _, sequence = position.partition("-")
             return cls(
                 Position(shard, int(ms), int(sequence)),  # as the server writes it, with no need for the rules
-                fields[b"id"].decode(),
-                fields[b"type"].decode(),
-                fields[b"from"].decode(),
-                fields[b"to"].decode(),
-                task,
+                *(id, kind, sender, recipient, task),
                 fields[b"root"].decode() if b"root" in fields else task,
                 fields[b"priority"].decode() if b"priority" in fields else "normal",
                 _CONTENT_TYPES[fields.get(b"form", b"json")],
@@ -88,7 +85,7 @@ class Entry(Struct, frozen=True, dict=True):
                 fields.get(b"source"),
                 origin.decode() if origin is not None else None,
             )
-        except (KeyError, UnicodeDecodeError) as error:
+        except (KeyError, ValueError) as error:
             raise ForeignEntry(f"The log's entry {position} was not written by taskbus.", position=position) from error
 
 

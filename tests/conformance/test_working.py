@@ -18,6 +18,7 @@ from taskbus.codec import document
 from taskbus.envelope import Acknowledgment, Cancellation, Delegation, compose, now
 from taskbus.errors import Permanent, QuotaLimited, RefusedByBudget
 from taskbus.supervision import Supervision, look
+from tests import entries
 from tests.taskbus.workplace import DONE, Incidents, Meeting, at_work, delegated, eventually, held, idle, talk
 
 pytestmark = [pytest.mark.anyio, pytest.mark.needs("blocking", "sharing")]
@@ -232,8 +233,8 @@ async def test_an_undecodable_message_is_parked_and_does_not_livelock(bus):
     """What nobody can read never reaches a handler; it is set aside with its error, and what follows is done."""
     broken, good = await delegated(bus), await delegated(bus)
     entry = next(each for each in await bus.log.latest(2) if each.id == broken.id)
-    fields = ("id", broken.id, "type", "delegation", "from", "@boss", "to", "@kilo", "task", broken.task)
-    await bus.connection.execute("XADD", bus.keys.log, "*", *fields, "body", "{not json")
+    told = {"id": broken.id, "type": "delegation", "sender": "@boss", "recipient": "@kilo", "task": broken.task}
+    await bus.connection.execute("XADD", bus.keys.log, "*", *entries.words(**told, body="{not json"))
     position = (await bus.connection.revrange(bus.keys.log, count=1))[0][0]
     await bus.connection.execute("XDEL", bus.keys.log, entry.position.entry)
     key = bus.keys.inbox("@kilo", "normal")

@@ -14,6 +14,7 @@ from taskbus import parked as parking
 from taskbus.client import Bus
 from taskbus.envelope import Completion, Parking, Result
 from taskbus.errors import Permanent
+from tests import entries
 from tests.scenarios.terminal import on_terminal, uncoloured
 
 if TYPE_CHECKING:
@@ -159,9 +160,9 @@ def test_what_cannot_be_read_is_shown_with_the_error(bus: Console) -> None:
 
     async def damage(on: Bus) -> None:
         (entry,) = await on.log.latest(1)
-        fields = ("id", entry.id, "type", "delegation", "from", "@human", "to", "@kilo", "task", "task-a")
+        told = {"id": entry.id, "type": "delegation", "sender": "@human", "recipient": "@kilo", "task": "task-a"}
         await on.connection.execute("DEL", on.keys.log)
-        await on.connection.execute("XADD", on.keys.log, entry.position.entry, *fields, "body", "{")
+        await on.connection.execute("XADD", on.keys.log, entry.position.entry, *entries.words(**told, body="{"))
 
     bus.on_bus(damage)
     assert succeed(bus) == []

@@ -21,6 +21,7 @@ from taskbus.cli import inbox as inbox_module
 from taskbus.client import Bus
 from taskbus.delivery import Release
 from taskbus.envelope import MAX_BYTES, Acknowledgment, Delegation, compose
+from tests import entries
 from tests.conftest import BusCommand
 from tests.scenarios.conftest import Console
 from tests.servers import bundled_binary, end, running, start
@@ -343,8 +344,8 @@ def test_an_entry_of_a_later_version(bus: Console, namespace: str) -> None:
     bus.ok("delegate", "@kilo", "before")
 
     async def write(on: Bus) -> None:
-        fields = ("id", "7", "type", "delegation", "from", "@a", "to", "@b", "task", "T", "body", '{"spec": "9.9"}')
-        await on.connection.execute("XADD", on.keys.log, "*", *fields)
+        words = entries.words(id="7", type="delegation", task="T", body='{"spec": "9.9"}')
+        await on.connection.execute("XADD", on.keys.log, "*", *words)
 
     bus.on_bus(write)
     bus.ok("delegate", "@kilo", "after")
@@ -662,9 +663,9 @@ def test_a_replay_goes_up_to_what_is_refused(bus: Console, namespace: str) -> No
     bus.ok("delegate", "@kilo", "g", "--task", "T")
 
     async def write(on: Bus, source: int, body: str) -> None:
-        told = ("id", f"bad{source}", "type", "acknowledgment", "from", "@kilo", "to", "@human", "task", "T")
-        rest = ("body", body, "source", "x" * source, "origin", "text/plain")
-        await on.connection.execute("XADD", on.keys.log, "*", *told, *rest)
+        told = {"id": f"bad{source}", "type": "acknowledgment", "sender": "@kilo", "recipient": "@human", "task": "T"}
+        words = entries.words(**told, body=body, source="x" * source, origin="text/plain")
+        await on.connection.execute("XADD", on.keys.log, "*", *words)
 
     body = codec.encode(compose(Acknowledgment(accepted=True), sender="@kilo", recipient="@human", task="T"))
     bus.on_bus(lambda on: write(on, MAX_BYTES + 1, body.decode()))

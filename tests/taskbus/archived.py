@@ -16,7 +16,7 @@ FILL = """
 for n = tonumber(ARGV[1]), tonumber(ARGV[2]) do
     -- Three in each millisecond, and a millisecond without any between them.
     local id = string.format('%d-%d', 1763625600000 + math.floor(n / 3) * 2, n % 3)
-    redis.call('XADD', KEYS[1], id, 'id', 'e' .. n, 'type', 'status', 'from', '@a', 'to', '@b', 'task', 't' .. n % 7,
+    redis.call('XADD', KEYS[1], id, 'head', 't' .. n % 7 .. ' e' .. n .. ' status @a @b',
         'body', '{"n":' .. n .. ',"text":"' .. string.rep('x', tonumber(ARGV[3])) .. '"}')
 end
 """

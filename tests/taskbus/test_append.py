@@ -41,6 +41,7 @@ from taskbus.errors import (
 )
 from taskbus.keys import Keys
 from taskbus.log import Log
+from taskbus.position import Position
 
 pytestmark = pytest.mark.anyio
 
@@ -216,7 +217,7 @@ async def test_the_end_of_the_work_takes_the_delivery_away(bus, keys, end):
         await bus(said(Acknowledgment(accepted=True), envelope.task), said(done, envelope.task))
         kinds = []
     left = await bus.connection.range(keys.inbox("@kilo", "normal"))
-    found = [(await bus.connection.range(keys.log, f[b"at"], f[b"at"]))[0][1][b"type"].decode() for _, f in left]
+    found = [(await bus.log.get(Position.parse(f[b"at"].decode()))).type for _, f in left]
     assert found == kinds
 
 

@@ -21,6 +21,7 @@ from taskbus.errors import ArchiveFault, Damaged, Gap, OtherLog
 from taskbus.history import History
 from taskbus.log import Entry
 from taskbus.position import START, Position
+from tests import entries as written
 from tests.taskbus.archived import fill, live, trim
 
 pytestmark = pytest.mark.anyio
@@ -28,7 +29,6 @@ pytestmark = pytest.mark.anyio
 NAMES = st.text(st.characters(codec="utf-8"), max_size=20)
 BYTES = st.binary(max_size=60) | st.text(max_size=60).map(str.encode)
 POSITIONS = st.builds(Position, st.just(0), st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1))
-FIELDS = ["id", "i", "type", "status", "from", "@a", "to", "@b", "task", "t", "body", "{}"]
 ENTRIES = st.builds(
     Entry,
     POSITIONS,
@@ -130,7 +130,7 @@ async def test_sealing_goes_up_to_a_position(bus, archive):
 
 async def test_what_a_crash_could_take_back_is_not_sealed(bus, archive):
     """Envelopes younger than the time in which they come to disk are left, unless the rest is asked for and awaited."""
-    await bus.connection.execute("XADD", bus.keys.log, "*", *FIELDS)
+    await bus.connection.execute("XADD", bus.keys.log, "*", *written.words())
     assert await sealing(archive, bus, size=1, settle=60) == []
     assert [made.count for made in await sealing(archive, bus, rest=True, settle=0.3)] == [1]
     (made,) = await archive.segments()
@@ -140,7 +140,7 @@ async def test_what_a_crash_could_take_back_is_not_sealed(bus, archive):
 async def test_a_clock_that_was_set_back_keeps_nobody_waiting(bus, archive):
     """What came before counts as young for an hour; it is on disk as soon as everything else is."""
     ahead = round((await bus.log.clock() + 3600) * 1000)
-    await bus.connection.execute("XADD", bus.keys.log, f"{ahead}-0", *FIELDS)
+    await bus.connection.execute("XADD", bus.keys.log, f"{ahead}-0", *written.words())
     with anyio.fail_after(10):
         assert [made.count for made in await sealing(archive, bus, rest=True, settle=0.1)] == [1]
 
@@ -313,7 +313,7 @@ async def test_another_log_is_refused(bus, archive, tmp_path, connection):
     with pytest.raises(OtherLog, match="number 10"):
         await sealing(archive, bus)
     await connection.execute("DEL", bus.keys.log)
-    await connection.execute("XADD", bus.keys.log, newest.position.entry, *FIELDS)
+    await connection.execute("XADD", bus.keys.log, newest.position.entry, *written.words())
     with pytest.raises(OtherLog, match="another one"):
         await sealing(archive, bus)
     stranger = Bus(connection, "stranger:")

@@ -25,6 +25,7 @@ from taskbus.delivery import Release
 from taskbus.envelope import Parking, compose
 from taskbus.errors import Fenced, LifecycleConflict, Moved, ServerFault, TaskbusError
 from taskbus.lifecycle import DELIVERED, ENDED, Message, refusal
+from tests.entries import id_of
 from tests.taskbus.delivery_model import AHEAD, Hand, Model, Move
 from tests.taskbus.test_lifecycle import PAYLOADS, kind_of
 
@@ -304,7 +305,7 @@ class Deliveries(RuleBasedStateMachine):
 
     async def logged(self):
         """The IDs of all envelopes."""
-        return [fields[b"id"].decode() for _, fields in await self.bus.connection.range(self.bus.keys.log)]
+        return [id_of(fields).decode() for _, fields in await self.bus.connection.range(self.bus.keys.log)]
 
     def going_on(self):
         """The tasks that have not ended."""

@@ -12,6 +12,7 @@ from taskbus.connection import Connection
 from taskbus.envelope import Delegation, compose
 from taskbus.errors import ForeignEntry, InvalidEnvelope, TimedOut, UsageError
 from taskbus.position import START, Position
+from tests import entries
 from tests.servers import bundled_binary, end, running, start
 
 pytestmark = pytest.mark.anyio
@@ -86,8 +87,7 @@ async def test_an_entry_that_is_not_ours_is_said_to_be(bus):
 
 async def test_a_body_that_cannot_be_read_is_an_invalid_envelope(bus):
     """An entry whose body is no envelope can be listed, and says what is wrong when it is decoded."""
-    fields = ("id", "x", "type", "status", "from", "@a", "to", "@b", "task", "t", "body", "{}")
-    await bus.connection.execute("XADD", bus.keys.log, "*", *fields)
+    await bus.connection.execute("XADD", bus.keys.log, "*", *entries.words())
     (entry,) = await bus.log.latest(1)
     with pytest.raises(InvalidEnvelope):
         _ = entry.envelope

@@ -31,6 +31,7 @@ from taskbus.envelope import (
 from taskbus.errors import UsageError
 from taskbus.setbacks import Setback, records
 from taskbus.supervision import Supervision, look, watch
+from tests import entries
 from tests.proxy import losing_replies
 from tests.taskbus.workplace import Incidents, Meeting, at_work
 
@@ -366,9 +367,9 @@ async def test_an_escalation_that_cannot_be_read_climbs_all_the_same(bus, body):
     await said(bus, escalation())
     (entry,) = await bus.log.latest(1)
     await bus.connection.execute("DEL", bus.keys.log)
-    fields = ("id", entry.id, "type", "escalation", "from", "@kilo", "to", "@boss", "task", "t")
+    words = entries.words(id=entry.id, type="escalation", sender="@kilo", recipient="@boss", body=body)
     if body is not None:
-        await bus.connection.execute("XADD", bus.keys.log, entry.position.entry, *fields, "body", body)
+        await bus.connection.execute("XADD", bus.keys.log, entry.position.entry, *words)
     await stale(bus)
     await looks(bus, only(stale=60))
     assert await told(bus) == [("t", "@boss", 3)]

@@ -28,6 +28,7 @@ from taskbus.setbacks import Setback, records
 from taskbus.supervision import Supervision
 from taskbus.supervision import look as watched
 from taskbus.trimming import announce, forget, look, projections, trim
+from tests.entries import id_of
 from tests.proxy import losing_replies
 from tests.servers import bundled_binary, running
 from tests.taskbus.archived import fill
@@ -125,7 +126,7 @@ async def everything(bus):
 
 async def live(bus):
     """The IDs of the envelopes that the log has."""
-    return [fields[b"id"].decode() for _, fields in await bus.connection.range(bus.keys.log)]
+    return [id_of(fields).decode() for _, fields in await bus.connection.range(bus.keys.log)]
 
 
 async def whole(bus, archive):

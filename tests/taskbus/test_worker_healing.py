@@ -18,6 +18,7 @@ import pytest
 from taskbus.client import Bus
 from taskbus.connection import Connection
 from taskbus.envelope import Delegation, compose
+from tests import entries
 from tests.taskbus.workplace import (
     DONE,
     Incidents,
@@ -114,8 +115,7 @@ async def test_what_the_server_cannot_settle_is_in_nobodys_way(bus, refused):
 
 async def foreign(bus, **fields):
     """An entry of the log, and in the inbox of @kilo, that taskbus did not write."""
-    usual = {"id": "x", "type": "delegation", "from": "@boss", "to": "@kilo", "task": "t", "body": "{}"}
-    words = [word for pair in {**usual, **fields}.items() for word in pair]
+    words = entries.words(**{"type": "delegation", "sender": "@boss", "recipient": "@kilo", **fields})
     at = await bus.connection.execute("XADD", bus.keys.log, "*", *words)
     await bus.connection.execute("XADD", bus.keys.inbox("@kilo", "normal"), "*", "at", at)
 
@@ -127,7 +127,7 @@ async def test_foreign_entries_do_not_end_a_worker(bus):
     for fields in (
         {"id": b"\xff"},
         {"id": "two words"},
-        {"id": id, "from": "nobody"},
+        {"id": id, "sender": "nobody"},
         {"id": id, "task": "two words"},
         {"id": id, "type": b"\xff"},
         {"id": id, "form": "csv"},

@@ -11,6 +11,7 @@ from taskbus.envelope import Answer, Cancellation, compose
 from taskbus.errors import Permanent, Retryable
 from taskbus.parked import parked, replay
 from taskbus.setbacks import Setback, records
+from tests import entries
 from tests.taskbus.workplace import (
     DONE,
     delegated,
@@ -98,10 +99,10 @@ async def broken(bus, body, **fields):
     """A delegation whose body in the log was replaced by something else, with those that were there before gone."""
     envelope = await delegated(bus)
     (entry,) = await bus.log.latest(1)
-    words = {"id": envelope.id, "type": "delegation", "from": "@boss", "to": "@kilo", "task": envelope.task}
-    pairs = [word for pair in {**words, "body": body, **fields}.items() for word in pair]
+    told = {"id": envelope.id, "type": "delegation", "sender": "@boss", "recipient": "@kilo", "task": envelope.task}
+    words = entries.words(**told, body=body, **fields)
     await bus.connection.execute("DEL", bus.keys.log)
-    await bus.connection.execute("XADD", bus.keys.log, entry.position.entry, *pairs)
+    await bus.connection.execute("XADD", bus.keys.log, entry.position.entry, *words)
     return envelope
 
 

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import zstandard
 
+from tests.entries import id_of, with_id
+
 if TYPE_CHECKING:
     import random
     from pathlib import Path
@@ -152,10 +154,10 @@ async def in_the_log(bus: Bus, entries: list[Raw], numbers: dict[str, int], rng:
             ms, sequence = position.split("-")
             copy = dict(changed[j][1])
             if rng.random() < 0.5:
-                copy[b"id"] = b"01999999-9999-7999-8999-999999999999"
+                copy = with_id(copy, b"01999999-9999-7999-8999-999999999999")
             place = f"{ms}-{int(sequence) + 1000}"
             changed.insert(i + 1, (place, copy))
-            done.positions, done.numbers, done.ids = {place}, set(), {copy[b"id"].decode()}
+            done.positions, done.numbers, done.ids = {place}, set(), {id_of(copy).decode()}
             done.what = f"one more at {place}"
         case "position":
             ms, sequence = position.split("-")

@@ -21,6 +21,7 @@ from taskbus_projections.pages import Reader
 from taskbus_projections.projector import Projector
 from taskbus_projections.rebuilding import rebuild
 from taskbus_projections.registry import BUILTIN
+from tests import entries
 from tests.taskbus_projections.stories import story
 
 if TYPE_CHECKING:
@@ -58,9 +59,7 @@ MODELS = (*BUILTIN, Choosy)
 
 async def put(bus, **fields):
     """Write something into the log past the bus, as another program might."""
-    given = {"id": "i", "type": "status", "from": "@a", "to": "@b", "task": "t", "body": "{}", **fields}
-    words = [word for pair in given.items() for word in pair if pair[1] is not None]
-    position = await bus.connection.execute("XADD", bus.keys.log, "*", *words)
+    position = await bus.connection.execute("XADD", bus.keys.log, "*", *entries.words(**fields))
     return position.decode()
 
 

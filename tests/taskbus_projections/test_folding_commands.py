@@ -10,6 +10,7 @@ import pytest
 
 from taskbus.codec import encode
 from taskbus.envelope import Status, compose
+from tests import entries
 from tests.scenarios.terminal import on_terminal
 
 pytestmark = pytest.mark.anyio
@@ -24,9 +25,8 @@ def delegated(run_bus):
 async def stray(connection, namespace):
     """Write a status of no task into the log, as no bus would; its position."""
     envelope = compose(Status(progress="half"), sender="@kilo", recipient="@boss", task="none")
-    fields = {"id": envelope.id, "type": "status", "from": "@kilo", "to": "@boss", "task": "none"}
-    words = [word for pair in fields.items() for word in pair]
-    position = await connection.execute("XADD", f"{namespace}{{0}}:log", "*", *words, "body", encode(envelope))
+    told = {"id": envelope.id, "sender": "@kilo", "recipient": "@boss", "task": "none", "body": encode(envelope)}
+    position = await connection.execute("XADD", f"{namespace}{{0}}:log", "*", *entries.words(**told))
     return position.decode()
 
 

@@ -28,6 +28,7 @@ from taskbus_projections.past import as_of
 from taskbus_projections.projector import Projector
 from taskbus_projections.queries.differences import differences
 from taskbus_projections.registry import BUILTIN
+from tests.entries import with_id
 from tests.taskbus_projections.stories import story
 from tests.taskbus_projections.test_batch import Choosy
 
@@ -146,7 +147,7 @@ async def test_what_was_set_aside_stays_so_in_the_past(bus: Bus, path: Path, tmp
     models = (*BUILTIN, Choosy)
     await bus.publish_many(list(story(8, 40)))
     ((position, fields),) = await bus.connection.revrange(bus.keys.log, count=1)
-    broken = {**fields, b"id": b"broken", b"body": b"\xff is no JSON"}
+    broken = {**with_id(fields, b"broken"), b"body": b"\xff is no JSON"}
     place = f"{int(position.split('-')[0]) + 1}-0"
     await bus.connection.execute("XADD", bus.keys.log, place, *[word for field in broken.items() for word in field])
     await bus.publish_many(list(story(9, 40)))

@@ -29,6 +29,7 @@ from taskbus_projections.instants import instant
 from taskbus_projections.model import Fact, ReadModel
 from taskbus_projections.projector import Progress, Projector
 from taskbus_projections.registry import BUILTIN
+from tests import entries
 from tests.servers import bundled_binary, end, running, start
 from tests.taskbus_projections import folding
 from tests.taskbus_projections.stories import story
@@ -294,9 +295,7 @@ async def test_a_read_model_of_a_users_own_is_folded_beside_the_others(bus, path
 
 async def put(bus, **fields):
     """Write something into the log past the bus, as another program might."""
-    given = {"id": "i", "type": "status", "from": "@a", "to": "@b", "task": "t", "body": "{}", **fields}
-    words = [word for pair in given.items() for word in pair if pair[1] is not None]
-    position = await bus.connection.execute("XADD", bus.keys.log, "*", *words)
+    position = await bus.connection.execute("XADD", bus.keys.log, "*", *entries.words(**fields))
     return position.decode()
 
 

@@ -21,6 +21,7 @@ from taskbus_projections.projector import Projector
 from taskbus_projections.rebuilding import rebuild, up_to_date
 from taskbus_projections.registry import BUILTIN
 from taskbus_projections.tasks import Tasks
+from tests import entries
 from tests.taskbus_projections import folding
 from tests.taskbus_projections.stories import story
 
@@ -333,8 +334,7 @@ async def test_a_cancelled_rebuild_leaves_the_old_database(bus, path, monkeypatc
 async def test_a_rebuild_that_fails_leaves_the_old_database(bus, path):
     """An envelope that cannot be folded stops the rebuild with its position, and the old rows stay."""
     before = await folded(bus, path, 11, 30)
-    words = ["id", "i", "type", "status", "from", "@a", "to", "@b", "task", "t", "body", "{"]
-    position = await bus.connection.execute("XADD", bus.keys.log, "*", *words)
+    position = await bus.connection.execute("XADD", bus.keys.log, "*", *entries.words(body="{"))
     with pytest.raises(ProjectionStopped) as stopped:
         await rebuild(bus, path, BUILTIN)
     assert stopped.value.position == position.decode()

@@ -20,6 +20,7 @@ from taskbus_projections.audit_copy import AuditCopy
 from taskbus_projections.database import Database
 from taskbus_projections.projector import Projector
 from taskbus_projections.registry import BUILTIN
+from tests.entries import id_of, with_id
 from tests.taskbus_projections import tampering
 from tests.taskbus_projections.stories import story
 from tests.taskbus_projections.test_verification import LENGTH, SEGMENT, Copies
@@ -172,14 +173,14 @@ async def broken(copies: Copies, *, following: bool = True) -> None:
     await copies.make(29)
     position, fields = copies.entries[-1]
     ms, id = int(position.split("-")[0]), b"01999999-9999-7999-8999-99999999999"
-    undecoded = {**fields, b"id": id + b"1", b"body": b"\xff\x00 is no JSON"}
-    good = {**fields, b"id": id + b"2", b"body": fields[b"body"].replace(fields[b"id"], id + b"2")}
+    undecoded = {**with_id(fields, id + b"1"), b"body": b"\xff\x00 is no JSON"}
+    good = {**with_id(fields, id + b"2"), b"body": fields[b"body"].replace(id_of(fields), id + b"2")}
     for each in (undecoded, good) if following else (undecoded,):
         ms += 1
         await bus.connection.execute(
             "XADD", bus.keys.log, f"{ms}-0", *[word for field in each.items() for word in field]
         )
-        await bus.connection.execute("HSET", bus.keys.index, each[b"id"], f"{ms}-0")
+        await bus.connection.execute("HSET", bus.keys.index, id_of(each), f"{ms}-0")
         copies.entries.append((f"{ms}-0", each))
     with Database.open(copies.database, bus.namespace, BUILTIN) as database:
         await Projector(bus, database, set_aside=True).catch_up()
@@ -245,7 +246,7 @@ async def test_what_cannot_be_read_in_the_table_is_named(copies: Copies) -> None
     await copies.make(32)
     database = tampering.copied(copies.database, copies.folder / "tampered.db")
     content = database.read_bytes()
-    id = copies.entries[33][1][b"id"]
+    id = id_of(copies.entries[33][1])
     database.write_bytes(content.replace(id, b"\xff" + id[1:]))
     first = (await copies.verified(database=database)).discrepancies[0]
     assert (first.copy, first.n) == ("audit table", 34)

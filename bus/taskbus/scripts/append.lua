@@ -44,9 +44,9 @@ local found, tasks, seen, undo, kept, spent, seldom = nil, nil, nil, nil, nil, n
 local pays, closes = false, false
 
 -- What the head of an envelope says: SIZE is the number of its arguments; KNOWN, whether its recipient was sent
--- anything before; PLAIN, whether all is as usual; MONEY, where what it announces of money stands. In a call with
--- several envelopes it keeps the rule for each state.
--- Places: EVENT SENDER RECIPIENT WITH SIZE KIND WORKS ADDRESSED INBOX KNOWN PLAIN MONEY
+-- anything before; PLAIN, whether all is as usual; MONEY, where what it announces of money stands; LOGGED, what the log
+-- entry's head says of it, behind task and ID. In a call with several envelopes it keeps the rule for each state.
+-- Places: EVENT SENDER RECIPIENT WITH SIZE KIND WORKS ADDRESSED INBOX KNOWN PLAIN MONEY LOGGED
 -- and on: PRIORITY FORM SOURCED ORIGIN PARENT ROOT DEADLINE REVIEWED
 local function read_head(line)
   local event, sender, recipient, with, more = match(line, "^(%S+) (%S+) (%S+) ?(%S*) ?(.*)$")
@@ -57,14 +57,15 @@ local function read_head(line)
   local size, inbox = (with == "t" or with == "=") and 5 or 4, prefix .. "inbox:" .. recipient .. ":"
   local at = tells and size
   if tells then size = size + 1 end
+  local logged = " " .. kind .. " " .. sender .. " " .. recipient
   if more == "" then
-    return { event, sender, recipient, with, size, kind, works, addressed, inbox .. "normal", false, true, at, "normal",
-             "json", "0", "-", "-", "-", "-", "1" }
+    return { event, sender, recipient, with, size, kind, works, addressed, inbox .. "normal", false, true, at, logged,
+             "normal", "json", "0", "-", "-", "-", "-", "1" }
   end
   local priority, form, sourced = match(more, "^(%S+) (%S+) (%S+)")
   if sourced == "1" then size = size + 1 end
   return { event, sender, recipient, with, size, kind, works, addressed, inbox .. priority, false, false, at,
-           match(more, "^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)$") }
+           logged, match(more, "^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)$") }
 end
 
 -- First pass: decide. The first result is a plan, or else the second one is the refusal. A plan is both the note of
@@ -369,12 +370,11 @@ local function write_all()
     local plan = plans[i]
     local base, head, task = plan[BASE], plan[HEAD], plan[TASK]
     local id, name, body = ARGV[base + 1], ARGV[base + 2], ARGV[base + 3]
-    local kind, sender, recipient, root, position = head[KIND], head[SENDER], head[RECIPIENT], plan[OF], nil
+    local recipient, root, said, position = head[RECIPIENT], plan[OF], name .. " " .. id .. head[LOGGED], nil
     if head[PLAIN] and not root then
-      position = call("XADD", log, "*", "id", id, "type", kind, "from", sender, "to", recipient, "task", name,
-        "body", body)
+      position = call("XADD", log, "*", "head", said, "body", body)
     else
-      local entry = { "id", id, "type", kind, "from", sender, "to", recipient, "task", name }
+      local entry = { "head", said }
       local function put(field, value) entry[#entry + 1] = field entry[#entry + 1] = value end
       if root then put("root", root) end
       if head[PRIORITY] ~= "normal" then put("priority", head[PRIORITY]) end

@@ -9,7 +9,7 @@
 -- Reply 1 last IDs of the bell and of each stream of the inbox: where to wait for more; empty where there may be more
 --       2 milliseconds until the next lease lapses or the next wait is over, -1 without any
 --       3 for each delivery three: what it is, the record of its task or "", and the body of its envelope. What it is
---         are words: "delivery token tries position id type sender recipient task". Where the log entry has other
+--         are words: "delivery token tries position task id type sender recipient". Where the log entry has other
 --         fields, the last is the entry in full, and the first only "delivery token tries position"
 --       4 what stood in the inbox and points at nothing that taskbus wrote: it was taken out
 --       5 the newest fencing token there ever was; it never falls, unless the server lost what it knew
@@ -76,16 +76,10 @@ end
 
 -- The task of a log entry, and whether it has the fields that most have; nil for what taskbus did not write.
 local function read_entry(fields)
-  if #fields == 12 and fields[1] == "id" and fields[3] == "type" and fields[5] == "from" and fields[7] == "to"
-    and fields[9] == "task" and fields[11] == "body" then
-    return fields[10], true
-  end
+  if #fields == 4 and fields[1] == "head" and fields[3] == "body" then return match(fields[2], "^%S+"), true end
   local value = {}
   for i = 1, #fields, 2 do value[fields[i]] = fields[i + 1] end
-  if value.id and value.type and value.from and value.to and value.task and value.body
-    and (value.form or "xml") == "xml" then
-    return value.task
-  end
+  if value.head and value.body and (value.form or "xml") == "xml" then return match(value.head, "^%S+") end
 end
 
 -- Notes what is given: delivery, token, tries, log entry, task, and whether it has the usual fields.
@@ -275,8 +269,8 @@ if #deliveries > 0 then
     local each = deliveries[i]
     local entry, usual = each[4], each[6]
     local f, what = entry[2], each[1] .. " " .. each[2] .. " " .. each[3] .. " " .. entry[1]
-    if usual then what = what .. " " .. f[2] .. " " .. f[4] .. " " .. f[6] .. " " .. f[8] .. " " .. f[10] end
-    given[3 * i - 2], given[3 * i - 1], given[3 * i] = what, tasks[each[5]] or "", usual and f[12] or f
+    if usual then what = what .. " " .. f[2] end
+    given[3 * i - 2], given[3 * i - 1], given[3 * i] = what, tasks[each[5]] or "", usual and f[4] or f
   end
 end
 call("ZADD", workers, now(), agent .. " " .. consumer)

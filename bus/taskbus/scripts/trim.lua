@@ -133,13 +133,9 @@ end
 local names, ids, tasks, lines, money = {}, {}, {}, {}, {}
 for i, entry in ipairs(entries) do
   local fields = entry[2]
-  for j = 1, #fields, 2 do
-    local name, value = fields[j], fields[j + 1]
-    if name == "task" then names[i] = value elseif name == "id" then ids[i] = value
-    elseif name == "type" then money[i] = value == "budget" end
-    if names[i] and ids[i] and money[i] ~= nil then break end
-  end
-  if not (names[i] and ids[i]) then return { "other", i - 1 } end
+  local name, id, kind = match(fields[1] == "head" and fields[2] or "", "^(%S+) (%S+) (%S+)")
+  if not name then return { "other", i - 1 } end
+  names[i], ids[i], money[i] = name, id, kind == "budget"
   if not tasks[names[i]] then
     tasks[names[i]] = true
     lines[#lines + 1] = "task:" .. names[i]

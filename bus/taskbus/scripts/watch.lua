@@ -51,15 +51,12 @@ end
 local function work_of(agent, priority, entry)
   if entry[2][1] ~= "at" or not match(entry[2][2], "^%d+%-%d+$") then return nil end
   local found = call("XRANGE", log, entry[2][2], entry[2][2])[1]
-  for i = 1, found and #found[2] or 0, 2 do
-    if found[2][i] == "task" then
-      local task, line = record(found[2][i + 1])
-      if task and task[DELIVERY] == priority .. "/" .. entry[1] and task[ASSIGNEE] == agent
-        and is_one_of(task[STATE], "|submitted|working|") then
-        return task, line
-      end
-      return nil
-    end
+  local name = found and found[2][1] == "head" and match(found[2][2], "^%S+")
+  if not name then return nil end
+  local task, line = record(name)
+  if task and task[DELIVERY] == priority .. "/" .. entry[1] and task[ASSIGNEE] == agent
+    and is_one_of(task[STATE], "|submitted|working|") then
+    return task, line
   end
 end
 

@@ -88,11 +88,7 @@ async def entries(
 def _fields(entry: Entry) -> dict[bytes, bytes]:
     """The fields of a stream entry, as an append writes them."""
     found = {
-        b"id": entry.id.encode(),
-        b"type": entry.type.encode(),
-        b"from": entry.sender.encode(),
-        b"to": entry.recipient.encode(),
-        b"task": entry.task.encode(),
+        b"head": f"{entry.task} {entry.id} {entry.type} {entry.sender} {entry.recipient}".encode(),
         b"body": entry.body,
     }
     if entry.root != entry.task:
