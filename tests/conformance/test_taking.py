@@ -224,6 +224,26 @@ async def test_settled_deliveries_take_no_memory(bus):
     assert all(late <= 1.2 * early for early, late in zip(*sizes, strict=True))
 
 
+@pytest.mark.parametrize("seed", range(6))
+async def test_exactly_what_was_settled_leaves_the_inbox(bus, seed):
+    """However many are settled in one step, in whatever order, and wherever they stand: all others stay."""
+    rng = random.Random(seed)
+    for size in rng.sample([1, 7, 30, 40, 60], 5):
+        await many(bus, size)
+    inbox = bus.inbox("@kilo")
+    taken = (await inbox.take(130)).deliveries
+    left = {f"normal/{entry}" for entry, _ in await bus.connection.range(bus.keys.inbox("@kilo", "normal"))}
+    while taken:
+        first, count, step = rng.choice([0, 0, 20]), rng.choice([1, 8, 9, 50]), rng.choice([1, 1, 2, -1])
+        some = taken[first : first + count][::step] or taken
+        await settle(bus, *(done(inbox, each) for each in some))
+        taken = [each for each in taken if each not in some]
+        left -= {each.name for each in some}
+        standing = await bus.connection.range(bus.keys.inbox("@kilo", "normal"))
+        assert {f"normal/{entry}" for entry, _ in standing} == left
+    assert len(left) == 8
+
+
 @pytest.mark.needs("restart")
 async def test_what_a_refused_take_had_read_is_given_later(own_bus):
     """A take that the server refuses halfway has read the inbox and leased nothing: nothing is lost by that."""

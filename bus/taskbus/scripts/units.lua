@@ -166,6 +166,30 @@ local function carry_out(move)
   end
 end
 
+-- Takes entries out of an inbox. The server looks for each of them from the beginning of a long node; so a row of IDs,
+-- as what was appended in one step has them, is cut off in one where it stands first.
+local ROW = 8
+local function take_out(inbox, entries, first, last)
+  local rest, from, ms, sequence = {}, first, nil, nil
+  local function end_row(at)
+    local head = at - from + 1 >= ROW and call("XRANGE", inbox, "-", "+", "COUNT", 1)[1]
+    if head and head[1] == entries[from] then
+      call("XTRIM", inbox, "MINID", ms .. "-" .. number(sequence + 1))
+    else
+      for i = from, at do rest[#rest + 1] = entries[i] end
+    end
+    from = at + 1
+  end
+  for i = first, last do
+    local a, b = match(entries[i], "^(%d+)%-(%d+)$")
+    b = tonumber(b)
+    if ms and (a ~= ms or b ~= sequence + 1) then end_row(i - 1) end
+    ms, sequence = a, b
+  end
+  end_row(last)
+  if #rest > 0 then call("XDEL", inbox, unpack(rest)) end
+end
+
 -- Takes the deliveries out of their inboxes whose work has ended, or that were settled or parked.
 local function remove()
   local others = {}
@@ -187,7 +211,7 @@ local function remove()
     local agent, inbox = of.agent, prefix .. "inbox:" .. of.agent .. ":" .. of.priority
     for first = 1, #of.gone, 1000 do
       local last = math.min(first + 999, #of.gone)
-      call("XDEL", inbox, unpack(of.entries, first, last))
+      take_out(inbox, of.entries, first, last)
       if call("HDEL", prefix .. "held:" .. agent, unpack(of.gone, first, last)) > 0 then
         call("ZREM", prefix .. "leases:" .. agent, unpack(of.gone, first, last))
         -- Whoever works on what was taken away is to hear of it at once.
