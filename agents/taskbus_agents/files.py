@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from taskbus.errors import Permanent
+from taskbus_agents import room
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -26,13 +27,18 @@ Stamp: TypeAlias = tuple[int, int, int]
 
 
 def write(files: Mapping[Path, bytes], home: Path) -> None:
-    """Write files, for their owner's eyes only. Raises Permanent for one that is not in the run's home."""
+    """Write files, for their owner's eyes only. Raises Permanent for one that is not in the run's home, and Permanent
+    or Retryable where it cannot be written.
+    """
     for path, data in files.items():
         if not path.resolve().is_relative_to(home.resolve()):
             raise Permanent(f"{path} is not in the home of the run, {home}, and is not written.")
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(data)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+                file.write(data)
+        except OSError as error:
+            raise room.failure(f"{path}, which the program is to find, cannot be written", error) from error
 
 
 def stamps(names: Mapping[str, str], home: Path) -> dict[Path, Stamp]:

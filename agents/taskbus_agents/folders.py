@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from msgspec import structs
 
 from taskbus.findings import printable
+from taskbus_agents import room
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,18 +48,21 @@ class Folders:
         return self.fixed if self.fixed is not None else self.own(task, attempt)
 
     def own(self, task: str, attempt: int | str) -> Path:
-        """A new folder under `root`, for this delivery alone."""
+        """A new folder under `root`, for this delivery alone. Raises Permanent or Retryable where none can be made."""
         parent = self.root / task
-        parent.mkdir(parents=True, exist_ok=True)
         number = 1
-        while True:
-            folder = parent / (str(attempt) if number == 1 else f"{attempt}.{number}")
-            try:
-                folder.mkdir()
-            except FileExistsError:
-                number += 1
-            else:
-                return folder
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            while True:
+                folder = parent / (str(attempt) if number == 1 else f"{attempt}.{number}")
+                try:
+                    folder.mkdir()
+                except FileExistsError:
+                    number += 1
+                else:
+                    return folder
+        except OSError as error:
+            raise room.failure(f"No folder can be made for {task}", error) from error
 
     def before(self, folder: Path) -> Path | None:
         """The folder of the task's delivery before that of `folder`, of those that are still there."""

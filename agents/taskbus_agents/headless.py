@@ -19,7 +19,7 @@ from taskbus import codec
 from taskbus.envelope import Acknowledgment, Completion, Delegation, Escalation, QualityGates, now
 from taskbus.errors import ConfigurationError, LifecycleConflict, Permanent
 from taskbus.work import Outcome
-from taskbus_agents import evidence, files, outcome, surroundings, trouble
+from taskbus_agents import evidence, files, outcome, room, surroundings, trouble
 from taskbus_agents.adapter import Job, Report
 from taskbus_agents.checks import Seen
 from taskbus_agents.coordination import Office, further, settling
@@ -139,6 +139,10 @@ class HeadlessAgent:
         is_again = work.delivery.tries > 1 or task.task.attempt > 1
         return "on" if how == "anew" and is_again and self.workspaces.kind == "as-is" else how
 
+    def writes(self, work: Work) -> bool:
+        """Whether a run for this delivery makes files, and does not only look or decide."""
+        return self.definition.permission != "read" and not work.delivery.is_to_decide
+
     def _running(self, delegation: Delegation) -> Definition:
         """The definition with the model that will really run: the route of the delegation may name another one."""
         route = delegation.route
@@ -151,6 +155,7 @@ class HeadlessAgent:
         unfit = trouble.unfit(self.definition, definition, self.adapter)
         if unfit is not None:
             raise unfit
+        await anyio.to_thread.run_sync(workspace.check_room, self.writes(work))
         text = prompt(
             task.said,
             definition,
@@ -218,6 +223,8 @@ class _One:
                     why = trouble.explained(report, ended, agent.adapter, kept)
                     return changes, [further(work, self.task, office, why)]
                 return changes, [await settling(work, self.task, office, report.said.encode(errors="replace"))]
+            if agent.writes(work):
+                await anyio.to_thread.run_sync(room.check, self.workspace.folder)  # the last of it may be cut off
             return changes, [await self._outcome(ended, report, changes, kept, tuple(money.usage))]
 
     async def _ran(self, money: Run) -> tuple[Ended, Report]:

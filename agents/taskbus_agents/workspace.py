@@ -9,19 +9,21 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from taskbus.errors import ConfigurationError, Permanent
-from taskbus_agents import worktree
+from taskbus_agents import room, worktree
 from taskbus_agents.claim import Claim
 from taskbus_agents.folders import STDERR_LOG, STDOUT_LOG, Folders
 from taskbus_agents.snapshot import Snapshot, matches, places
 from taskbus_agents.worktree import Worktree
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from taskbus_agents.definition import WorkspaceKind
     from taskbus_agents.runner import Ended
     from taskbus_agents.snapshot import Change
@@ -93,6 +95,12 @@ class Workspace:
         before = Snapshot.of(folder, skip=skip, litter=_OWN) if looks else Snapshot()
         return cls(folder, folder, folder, before, skip, is_own=is_own, previous=previous, looks=looks)
 
+    def check_room(self, writes: bool) -> None:
+        """Raise Retryable where there is no room for a run, and Permanent where one that `writes` cannot do so."""
+        room.check(self.home)
+        if writes:
+            room.check_writable(self.folder)
+
     def changes(self, litter: tuple[str, ...] = ()) -> Changes:
         """What is otherwise than before; not what the program leaves for itself, and not what the worker keeps."""
         # A link in its place would lead to other people's files.
@@ -155,7 +163,9 @@ class Workspaces:
             )
 
     def make(self, task: str, attempt: int | str, going: Going = "anew") -> Workspace:
-        """The place for one delivery. Raises Permanent where it cannot be made, whoever tries."""
+        """The place for one delivery. Raises Permanent where it cannot be made, whoever tries, and Retryable where it
+        can once there is room for it. Nothing is left of one that could not be made.
+        """
         if self.kind == "as-is" and self.source is not None and not self.source.is_dir():
             raise Permanent(f"{self.source} is no folder any more. Make it, or name another one with `folder`.")
         beside, home = self._beside(task, attempt)
@@ -168,9 +178,11 @@ class Workspaces:
             return Workspace(self.source, home, logs, before, skip, is_own=False, previous=previous, going=going)
         try:
             folder, before, tree = self._filled(beside, previous, going)
-        except BaseException:
+        except BaseException as error:
             shutil.rmtree(beside, ignore_errors=True)
             shutil.rmtree(home, ignore_errors=True)
+            if isinstance(error, OSError):
+                raise room.failure(f"The folder {beside} cannot be made", error) from error
             raise
         return Workspace(
             folder, home, logs, before, frozenset(), is_own=True, previous=previous, tree=tree, going=going
@@ -190,6 +202,9 @@ class Workspaces:
                 home.mkdir(mode=0o700)
             except FileExistsError:
                 passed.append(beside)
+            except OSError as error:
+                beside.rmdir()
+                raise room.failure(f"No home can be made for {task}", error) from error
             else:
                 for each in passed:
                     each.rmdir()
@@ -207,16 +222,17 @@ class Workspaces:
             folder = tree.inside
         elif self.kind == "copy" and self.source is not None and (not goes_on or going == "on"):
             copy(self.source, folder, skip=self.skip | {self.folders.root})
-        # Where it stopped to ask, what it had made by then is a part of what it makes.
-        before = Snapshot.of(folder, litter=_OWN) if going == "on" else None
-        if tree is not None and stopped is not None:
-            tree.reset(stopped)
-        if goes_on and previous is not None:
-            _emptied(beside)
-            copy(previous, beside, but=_OWN)
-        if not folder.resolve().is_relative_to(beside.resolve()):
-            raise Permanent(f"{folder} leads out of the worktree that it is in, by a link that was left there.")
-        return folder, before or Snapshot.of(folder, litter=_OWN), tree
+        with _or_removed(tree):
+            # Where it stopped to ask, what it had made by then is a part of what it makes.
+            before = Snapshot.of(folder, litter=_OWN) if going == "on" else None
+            if tree is not None and stopped is not None:
+                tree.reset(stopped)
+            if goes_on and previous is not None:
+                _emptied(beside)
+                copy(previous, beside, but=_OWN)
+            if not folder.resolve().is_relative_to(beside.resolve()):
+                raise Permanent(f"{folder} leads out of the worktree that it is in, by a link that was left there.")
+            return folder, before or Snapshot.of(folder, litter=_OWN), tree
 
 
 def copy(source: Path, folder: Path, *, skip: frozenset[Path] = frozenset(), but: tuple[str, ...] = ()) -> None:
@@ -224,7 +240,8 @@ def copy(source: Path, folder: Path, *, skip: frozenset[Path] = frozenset(), but
     top, nothing that is neither file nor folder.
 
     A repository comes along, but not the file by which a worktree names the one that it belongs to: a commit in the
-    copy would be one in the original. Raises Permanent where it is too large, or cannot be read.
+    copy would be one in the original. Raises Permanent where it is too large, or cannot be read, and Retryable where
+    there is no room for it.
     """
     files = size = 0
     stack = [(source, folder)]
@@ -254,7 +271,18 @@ def copy(source: Path, folder: Path, *, skip: frozenset[Path] = frozenset(), but
                     else:
                         shutil.copy2(entry.path, place)
     except OSError as error:
-        raise Permanent(f"{source} cannot be copied: {error}.") from error
+        raise room.failure(f"{source} cannot be copied", error) from error
+
+
+@contextmanager
+def _or_removed(tree: Worktree | None) -> Generator[None]:
+    """Remove a worktree, and its branch, where what is done in the block fails."""
+    try:
+        yield
+    except BaseException:
+        if tree is not None:
+            tree.remove()
+        raise
 
 
 def _stays(entry: os.DirEntry[str], mode: int) -> bool:

@@ -9,16 +9,18 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from taskbus.envelope import new_id
-from taskbus.errors import Permanent
+from taskbus.errors import Permanent, Retryable
 from taskbus.findings import printable
 
 _LONGEST: Final = 300.0
 _SHOWN: Final = 500
+_PAUSES: Final = (0.1, 0.4)
 _REF: Final = re.compile(r"[^A-Za-z0-9_\-]+")
 
 
@@ -40,18 +42,24 @@ class Worktree:
     def add(cls, source: Path, folder: Path, name: str, *, start: str = "HEAD") -> Worktree:
         """A new one at `folder`, which must be empty, from the repository around `source`.
 
-        Raises Permanent where there is none, or it has no commit.
+        Raises Permanent where there is none, or it has no commit, and Retryable where git cannot make one now, as on
+        a full disk; nothing is left of it then.
         """
         top = _asked(source, "rev-parse", "--show-toplevel", why=f"{source} is in no git repository")
         base = _asked(source, "rev-parse", "--verify", f"{start}^{{commit}}", why=f"{top} has no commit {start}")
         branch = f"bus/{_REF.sub('-', name).strip('-')}"
         # Two tasks may have names that make one branch, at the same moment too.
-        if _is_there(source, branch) or not _added(source, branch, folder, base):
+        if git(source, "branch", "--no-track", branch, base).returncode != 0:
             branch = f"{branch}-{new_id()[-6:]}"
-            _asked(source, "worktree", "add", "--quiet", "-b", branch, str(folder), base, why="git made no worktree")
-        kept = _asked(folder, "rev-parse", "--absolute-git-dir", why=f"{folder} is no worktree")
-        inside = folder / source.resolve().relative_to(Path(top).resolve())
-        inside.mkdir(parents=True, exist_ok=True)  # a folder that no commit has
+            _made(source, "branch", "--no-track", branch, base)
+        try:
+            _made(source, "worktree", "add", "--quiet", str(folder), branch)
+            kept = _asked(folder, "rev-parse", "--absolute-git-dir", why=f"{folder} is no worktree")
+            inside = folder / source.resolve().relative_to(Path(top).resolve())
+            inside.mkdir(parents=True, exist_ok=True)  # a folder that no commit has
+        except BaseException:
+            _removed(Path(top), folder, branch)
+            raise
         return cls(Path(top), folder, branch, base, inside, Path(kept))
 
     @property
@@ -66,9 +74,7 @@ class Worktree:
 
     def remove(self) -> None:
         """Remove it and its branch. What cannot be removed stays: git then says so when somebody looks."""
-        git(self.repository, "worktree", "remove", "--force", str(self.folder))
-        git(self.repository, "worktree", "prune")
-        git(self.repository, "branch", "-D", self.branch)
+        _removed(self.repository, self.folder, self.branch)
 
 
 def head(folder: Path) -> str | None:
@@ -83,16 +89,11 @@ def begun(source: Path, stopped: str) -> str:
     return done.stdout.strip() if done.returncode == 0 else stopped
 
 
-def _is_there(source: Path, branch: str) -> bool:
-    return git(source, "show-ref", "--verify", "--quiet", f"refs/heads/{branch}").returncode == 0
-
-
-def _added(source: Path, branch: str, folder: Path, base: str) -> bool:
-    """Whether a worktree was added; where its branch came into being meanwhile, it was not. Raises Permanent."""
-    done = git(source, "worktree", "add", "--quiet", "-b", branch, str(folder), base)
-    if done.returncode != 0 and not _is_there(source, branch):
-        raise _refused(done, "git made no worktree")
-    return done.returncode == 0
+def _removed(repository: Path, folder: Path, branch: str) -> None:
+    # Twice: one that git could not finish is locked.
+    _tried(repository, "worktree", "remove", "--force", "--force", str(folder))
+    git(repository, "worktree", "prune")
+    _tried(repository, "branch", "-D", branch)
 
 
 def git(folder: Path, *words: str, reaches: bool = True) -> subprocess.CompletedProcess[str]:
@@ -123,10 +124,24 @@ def git(folder: Path, *words: str, reaches: bool = True) -> subprocess.Completed
 def _asked(folder: Path, *words: str, why: str) -> str:
     done = git(folder, *words)
     if done.returncode != 0:
-        raise _refused(done, why)
+        said = printable(done.stderr.strip(), _SHOWN)
+        raise Permanent(f'{why}: {said} Commit something first, or use `workspace = "copy"`.')
     return done.stdout.strip()
 
 
-def _refused(done: subprocess.CompletedProcess[str], why: str) -> Permanent:
-    said = printable(done.stderr.strip(), _SHOWN)
-    return Permanent(f'{why}: {said} Commit something first, or use `workspace = "copy"`.')
+def _made(source: Path, *words: str) -> None:
+    done = _tried(source, *words)
+    if done.returncode != 0:
+        said = printable(done.stderr.strip().rstrip("."), _SHOWN) or f"it ended with {done.returncode}"
+        raise Retryable(f"git made no worktree of {source}: {said}. It needs room, and leave to write in both places.")
+
+
+def _tried(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run what can fail by chance: git reads what another one that adds a worktree has only begun to write."""
+    done = git(folder, *words)
+    for pause in _PAUSES:
+        if done.returncode == 0:
+            break
+        time.sleep(pause)
+        done = git(folder, *words)
+    return done

@@ -1,7 +1,7 @@
 """The place where somebody may choose who gets a task: what is wanted, and what was chosen.
 
 The core chooses nobody itself. Whoever can is found through the entry point group `taskbus.routing`, and is called with
-the bus, the settings and a `Wanted`. Called by `bus delegate --route`.
+the bus, the settings and a `Wanted`; it may also know whom it could choose. Called by `bus delegate`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from taskbus.errors import Conflict, UsageError
 from taskbus.payload import Passed, Route
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from taskbus.client import Bus
     from taskbus.settings import Settings
@@ -44,7 +44,7 @@ class Routed(Struct, frozen=True):
 
 
 class Router(Protocol):
-    """Chooses who gets a task."""
+    """Chooses who gets a task. It may have a method `names(settings)`: everybody whom it has heard of."""
 
     async def __call__(self, bus: Bus, settings: Settings, wanted: Wanted) -> Routed:
         """Choose. Raises ConfigurationError and UsageError for what cannot be meant, Unavailable."""
@@ -56,12 +56,9 @@ async def routed(bus: Bus, settings: Settings, wanted: Wanted) -> tuple[str, Rou
 
     Raises UsageError where nothing is installed that chooses, Conflict where nobody can take it.
     """
-    from importlib.metadata import entry_points
-
-    found = next(iter(entry_points(group=ENTRY_POINTS)), None)
-    if found is None:
+    router = _router()
+    if router is None:
         raise UsageError("Nothing is installed here that could choose an agent.", advice="Name the agent, as in @kilo.")
-    router = cast("Router", found.load())
     choice = await router(bus, settings, wanted)
     if choice.agent is None:
         raise Conflict(
@@ -69,6 +66,22 @@ async def routed(bus: Bus, settings: Settings, wanted: Wanted) -> tuple[str, Rou
             advice="`bus route --explain` says more; `bus delegate @agent …` hands it to anybody without asking.",
         )
     return choice.agent, choice
+
+
+def names(settings: Settings) -> frozenset[str]:
+    """Everybody of whom whoever chooses has heard, by definitions and policy; nobody where nothing can choose.
+
+    Raises ConfigurationError where these cannot be read.
+    """
+    known = cast("Callable[[Settings], Iterable[str]] | None", getattr(_router(), "names", None))
+    return frozenset(known(settings)) if known is not None else frozenset()
+
+
+def _router() -> Router | None:
+    from importlib.metadata import entry_points
+
+    found = next(iter(entry_points(group=ENTRY_POINTS)), None)
+    return cast("Router", found.load()) if found is not None else None
 
 
 def _listed(passed: Sequence[Passed]) -> str:

@@ -84,14 +84,18 @@ class Policy:
 
     @classmethod
     def load(cls, path: Path) -> Policy:
-        """Read a file. Raises ConfigurationError with file, line and key."""
-        file = PolicyFile(path)
+        """Read a file. Raises ConfigurationError with file, line and key of every mistake."""
+        return PolicyFile.whole(path, cls.read)
+
+    @classmethod
+    def read(cls, file: PolicyFile) -> Policy:
+        """The same of a file that is open. Raises ConfigurationError for the first mistake."""
         file.table(known=TABLES)
         tiers = _tiers(file)
         prices = Patterns(_prices(file))
         version = file.table("prices").get("version")
         return cls(
-            path=path,
+            path=file.path,
             digest=file.digest,
             version=None if version is None else file.text(("prices", "version"), version),
             tiers=tiers,
@@ -171,10 +175,11 @@ def _prices(file: PolicyFile) -> Iterator[tuple[str, Price]]:
 
 def _amounts(file: PolicyFile, where: Keys, known: tuple[str, ...]) -> dict[str, int]:
     table = file.table(*where, known=known)
+    found = {name: file.amount((*where, name), value, most=_DEAREST) for name, value in table.items() if name != _ABOVE}
     for name in ("input", "output"):
-        if name not in table:
+        if name not in found:
             raise file.wrong(where, table, f"a table with `{name}`")
-    return {name: file.amount((*where, name), value, most=_DEAREST) for name, value in table.items() if name != _ABOVE}
+    return found
 
 
 def _starts(file: PolicyFile, where: Keys) -> list[tuple[int, str]]:

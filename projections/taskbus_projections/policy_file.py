@@ -1,8 +1,8 @@
 """Reading a policy file: TOML, every value with the line that it stands in, and nothing unknown.
 
 Owns how amounts are written (a text or a number, at most six digits behind the point, never a float on the way) and
-how each mistake is told: file, line, key, what was found and what is expected. Called by `taskbus_projections.policy`,
-which knows what the keys mean.
+how each mistake is told: file, line, key, what was found and what is expected; all those of a file in one error.
+Called by `taskbus_projections.policy`, which knows what the keys mean.
 """
 
 from __future__ import annotations
@@ -12,16 +12,18 @@ import hashlib
 import re
 import tomllib
 from decimal import Decimal
-from typing import TYPE_CHECKING, Final, TypeAlias, cast
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias, TypeVar, cast
 
 from taskbus import bus_file, moment
 from taskbus.errors import ConfigurationError
+from taskbus_projections.patterns import Patterns
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
     from pathlib import Path
 
 Keys: TypeAlias = tuple[str, ...]
+T = TypeVar("T")
 
 _ADVICE: Final = "docs/policy.example.toml, in the repository, shows how a policy is written."
 _AMOUNT: Final = re.compile(r"\d{1,12}(?:\.\d{1,6})?", re.ASCII)
@@ -32,6 +34,18 @@ _HEADER: Final = re.compile(rf"[ \t]*\[[ \t]*({_KEY})[ \t]*\]")
 _ENTRY: Final = re.compile(rf"[ \t]*\[\[[ \t]*({_KEY})[ \t]*\]\]")
 _VALUE: Final = re.compile(rf"[ \t]*({_KEY})[ \t]*=")
 _SHOWN: Final = 60
+_TOLD: Final = 20
+_READ: Final = 5 * _TOLD
+"""How often a file is read at most: once for each mistake, and for each thing that is wrong because of one."""
+
+
+class _Wrong(NamedTuple):
+    """What was found wrong, and where: a value, or with `unknown` the key itself."""
+
+    keys: Keys
+    value: object
+    error: ConfigurationError
+    unknown: bool = False
 
 
 class PolicyFile:
@@ -44,6 +58,33 @@ class PolicyFile:
         self.digest = hashlib.sha256(text.encode()).hexdigest()[:12]
         """What tells this text from any other, for the log."""
         self._lines = _lines_of(text)
+        self._wrong: _Wrong | None = None
+
+    @classmethod
+    def whole(cls, path: Path, read: Callable[[PolicyFile], T]) -> T:
+        """What `read` makes of a file. Raises ConfigurationError with every mistake that it meets, 20 at most.
+
+        It is read again without each value that was wrong. What is then wrong for want of that value is not told, as
+        far as its keys or its name show it: of a whole table that is gone, they do not.
+        """
+        file, told, gone = cls(path), list[_Wrong](), list[_Wrong]()
+        for _ in range(_READ):
+            try:
+                made = read(file)
+            except ConfigurationError as error:
+                wrong = file._wrong
+                if wrong is None or wrong.error is not error:
+                    raise
+                if not _follows(wrong, gone):
+                    told.append(wrong)
+                gone.append(wrong)
+                if len(told) == _TOLD or not file._leave_out(wrong.keys):
+                    break
+            else:
+                if not told:
+                    return made
+                break
+        raise file._all(told)
 
     def table(self, *keys: str, known: Collection[str] | None = None) -> Mapping[str, object]:
         """A table, empty where it is missing; with `known`, no other key may stand in it."""
@@ -67,6 +108,8 @@ class PolicyFile:
         if not isinstance(found, list):
             raise self.wrong((key,), found, f"a list of tables: [[{key}]]")
         for number, each in enumerate(cast("list[object]", found), start=1):
+            if each is None:  # which no TOML holds: it was left out
+                continue
             keys = (key, f"[{number}]")
             if not isinstance(each, dict):
                 raise self.wrong(keys, each, f"a table: [[{key}]]")
@@ -135,7 +178,8 @@ class PolicyFile:
     def wrong(self, keys: Keys, value: object, expected: str, *, advice: str = _ADVICE) -> ConfigurationError:
         """The error about a value."""
         message = f"{self._where(keys)}, key `{_joined(keys)}`: found {_words(value)}, expected {expected}."
-        return ConfigurationError(message, advice=advice)
+        self._wrong = _Wrong(keys, value, ConfigurationError(message, advice=advice))
+        return self._wrong.error
 
     def line(self, keys: Keys) -> int:
         """The line in which a key stands; where it is not seen, that of the table around it."""
@@ -150,7 +194,60 @@ class PolicyFile:
         near = difflib.get_close_matches(keys[-1], known, n=1)
         hint = f"Did you mean `{_joined((*keys[:-1], near[0]))}`? " if near else ""
         message = f"{self._where(keys)}: unknown key `{_joined(keys)}`."
-        return ConfigurationError(message, advice=f"{hint}Known keys here: {', '.join(known)}.")
+        error = ConfigurationError(message, advice=f"{hint}Known keys here: {', '.join(known)}.")
+        self._wrong = _Wrong(keys, None, error, unknown=True)
+        return error
+
+    def _leave_out(self, keys: Keys) -> bool:
+        """Go on without what stands at these keys, or above them where nothing does; whether there was anything."""
+        for depth in range(len(keys), 0, -1):
+            holder: object = self.document
+            for key in keys[: depth - 1]:
+                holder = _within(holder, key)
+            last = keys[depth - 1]
+            if _within(holder, last) is None:
+                continue
+            if isinstance(holder, dict):
+                del cast("dict[str, object]", holder)[last]
+            else:
+                cast("list[object]", holder)[_place(last)] = None
+            return True
+        return False
+
+    def _all(self, told: Sequence[_Wrong]) -> ConfigurationError:
+        """All of them as one error, in the order of their lines."""
+        if len(told) == 1:
+            return told[0].error
+        lines = [
+            f"  {each.error.message}{f' {each.error.advice}' if each.error.advice not in (None, _ADVICE) else ''}"
+            for each in sorted(told, key=lambda each: self.line(each.keys))
+        ]
+        more = ["  … and perhaps more."] if len(told) == _TOLD else []
+        message = "\n".join((f"{len(told)} things are wrong in {self.path}:", *lines, *more))
+        return ConfigurationError(message, advice=_ADVICE)
+
+
+def _follows(wrong: _Wrong, gone: Sequence[_Wrong]) -> bool:
+    """Whether something is wrong only for what was left out before: it is missed, or named elsewhere."""
+    if any(each.keys[: len(wrong.keys)] == wrong.keys for each in gone):
+        return True
+    if wrong.value is None and not wrong.unknown:
+        # The key that was unknown may have been this one, misspelt.
+        return any(each.unknown and each.keys[:-1] == wrong.keys[:-1] for each in gone)
+    names = Patterns((each.keys[1], True) for each in gone if len(each.keys) > 1)
+    return isinstance(wrong.value, str) and bool(names.find(wrong.value))
+
+
+def _within(holder: object, key: str) -> object:
+    """What a table has at a key, or a list of tables at a place; None for nothing."""
+    if isinstance(holder, dict):
+        return cast("dict[str, object]", holder).get(key)
+    return cast("list[object]", holder)[_place(key)] if isinstance(holder, list) else None
+
+
+def _place(key: str) -> int:
+    """Where in a list of tables the one stands that is called `[1]`."""
+    return int(key[1:-1]) - 1
 
 
 def _written(value: int | Decimal) -> str:

@@ -108,6 +108,14 @@ def test_a_full_disk(run_bus: BusCommand, words: tuple[str, ...]) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_an_interrupt_before_everything_is_imported(tmp_path: Path) -> None:
+    """Ctrl-C while the command line itself is still being loaded ends it with 130, too, without a traceback."""
+    (tmp_path / "click.py").write_text("raise KeyboardInterrupt\n", encoding="utf-8")
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from taskbus.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (130, "")
+
+
 def test_an_early_interrupt(bus: Console, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C while the command is still being loaded is 130 as well, without a word."""
 

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import sys
 
 import pytest
 
 ONE = '[steps.a]\ngoal = "do a"\nagent = "@kilo"\n'
 AGENT = (sys.executable, "-c", """print('{"status": "success", "description": "made a"}')""")
+
+FAILS_ONCE = """
+import json, os, sys
+goal = [json.loads(line) for line in sys.stdin][0]["payload"]["goal"]
+number = os.environ["BUS_ATTEMPT"]
+status = "failure" if number == "1" else "success"
+print(json.dumps({"status": status, "description": f"attempt {number}: {goal}"}))
+"""
 
 
 def read_until(process, word: str) -> None:
@@ -72,6 +81,15 @@ def test_a_plan_runs_to_its_report(run_bus, plan, kilo):
     assert run_bus("plan", "resume", "release.1").code == 0
 
 
+def test_a_plan_that_never_ran_has_no_run(run_bus, plan):
+    """It goes by its own name, and names no task that is not there."""
+    shown = run_bus("plan", "show", plan(ONE))
+    assert shown.stdout.startswith("release  not run yet, 1 to do\n· a  @kilo")
+    document = run_bus("plan", "show", "release.toml", "--offline", "--json").json()
+    assert (document["run"], document["state"], document["steps"][0]["state"]) == (None, "waiting", "waiting")
+    assert "release." not in json.dumps(document)
+
+
 def test_a_run_that_takes_too_long_stays_open(run_bus, plan):
     """--timeout ends the command with 6 and names the agent that is missing; resume finishes when it is there."""
     done = run_bus("plan", "run", plan(ONE), "--timeout", "1s", "--lease", "1")
@@ -123,3 +141,23 @@ def test_detached_and_unknown_runs(run_bus, plan):
     run_bus("delegate", "@kilo", "mine", "--task", "other.1")
     (run_bus.folder / "other.toml").write_text(ONE)
     assert run_bus("plan", "run", "other.toml", "--detach").code == 4
+
+
+def test_a_run_is_gone_on_with_as_it_began_and_says_so(run_bus, plan):
+    """Whoever has edited the file is told, by resume and by show; each further attempt is told as one."""
+    failing = (sys.executable, "-c", FAILS_ONCE)
+    worker = run_bus.start("agent", "run", "@kilo", "--", *failing)
+    try:
+        assert run_bus("plan", "run", plan(ONE)).code == 1
+        assert "has changed" not in run_bus("plan", "show", "release.toml").stderr
+        plan(ONE.replace("do a", "do b"))
+        shown = run_bus("plan", "show", "release.toml")
+        assert "release.toml has changed since run release.1 began" in shown.stderr
+        done = run_bus("plan", "resume", "release.toml")
+    finally:
+        worker.terminate()
+        worker.communicate()
+    assert (done.code, "attempt 2: do a" in done.stdout) == (0, True), done.stderr
+    assert "release.toml has changed since run release.1 began" in done.stderr
+    assert "a: failure: attempt 1: do a" in done.stderr
+    assert "a: → @kilo, attempt 2" in done.stderr

@@ -96,3 +96,27 @@ def test_what_cannot_be_routed_says_why(bus, project):
     assert (bus.last().recipient, bus.last().envelope.payload.goal) == ("@one", "a long goal")
     (project / "bus.toml").write_text("", encoding="utf-8")
     assert bus("route", "--task-type", "x").code == 2
+
+
+def test_the_doctor_reads_the_policy(bus, project):
+    """It says which rungs nobody here can serve, each once; a mistake in any table, also with --policy, ends with 1."""
+    judged = bus("agents", "doctor", "--json").json()["policy"]
+    assert (judged["sound"], judged["path"]) == (True, str(project / "policy.toml"))
+    assert judged["unserved"] == [{"rung": name, "agent": f"@{name}"} for name in ("one", "two", "three")]
+    bus.ok("agents", "add", "@one", "--", "sh", "-c", "true")
+    told = bus("agents", "doctor").stderr
+    assert f"The policy {project / 'policy.toml'} is sound." in told
+    assert ("rung one" in told, "Nobody here can serve its rung two: @two is not defined." in told) == (False, True)
+    other = project / "other.toml"
+    for text, place in (
+        ("[checks]\ncommands = 3\n", "other.toml, line 2, key `checks.commands`"),
+        ("[coordination]\nagain = 0\n", "other.toml, line 2, key `coordination.again`"),
+        ("[swarm]\nprocesses = 0\n", "other.toml, line 2, key `swarm.processes`"),
+        ("[models]\nopus = 3\nhaiku = 4\n", "other.toml, line 3, key `models.haiku`"),
+    ):
+        other.write_text(text, encoding="utf-8")
+        done = bus("agents", "doctor", "--policy", "other.toml")
+        assert (done.code, place in done.stderr, "is sound" in done.stderr) == (1, True, False)
+        assert bus("agents", "doctor", "--policy", "other.toml", "--json").json()["policy"]["sound"] is False
+    (project / "bus.toml").write_text("", encoding="utf-8")
+    assert bus("agents", "doctor", "--json").json()["policy"] is None

@@ -22,7 +22,7 @@ from taskbus.errors import Conflict, Fenced
 from taskbus.lifecycle import BUS, HUMAN
 from taskbus.work import Work
 from taskbus_agents.commands.plan_view import Live
-from taskbus_agents.plans import moves, report
+from taskbus_agents.plans import gatekeeper, moves, report
 from taskbus_agents.plans.following import order_of
 from taskbus_agents.plans.messages import Messages
 from taskbus_agents.plans.runner import PlanRunner
@@ -241,6 +241,18 @@ async def test_a_check_that_takes_too_long_has_failed(crew):
     gate = '[gates.g]\nafter = ["a"]\ncheck = "sleep 600 & wait"\ntimeout = "0.2s"\n'
     run = await crew.complete(crew.plan(step("a") + gate), "@kilo")
     assert (run.state, "ended after 0.2 s" in run.root.completion.error_details.message) == ("failed", True)
+
+
+async def test_a_check_without_a_timeout_has_the_time_that_all_have(crew, monkeypatch):
+    """Neither a gate nor the check of a step hangs for ever; what is said names what would give it longer."""
+    monkeypatch.setattr(gatekeeper, "CHECK_TIME", 0.2)
+    plan = crew.plan(
+        step("a", check='"sleep 600"', on_failure='"skip"') + '[gates.g]\nafter = ["a"]\ncheck = "sleep 600"\n'
+    )
+    run = await crew.complete(plan, "@kilo")
+    assert (run.state, states(run)) == ("failed", {"a": "skipped", "g": "failed"})
+    assert "$ sleep 600: ended after 0.2 s, which is all" in run.root.completion.error_details.message
+    assert "`timeout`" in run.root.completion.error_details.message
 
 
 async def test_a_command_in_an_envelope_is_not_run(crew):

@@ -314,6 +314,34 @@ def test_adding_keeps_every_comment(project):
     assert "@x" not in path.read_text()
 
 
+def test_a_command_that_nothing_would_run_is_refused(project):
+    """An adapter with a program of its own runs no other: it is said where, and what to do instead."""
+    project.write(
+        "bus.toml",
+        '[agents.a]\nadapter = "claude"\n\ncommand = ["x"]\n[agents.b]\nadapter = "acp"\ncommand = ["x"]\n'
+        '[agents.c]\nadapter = "command"\ncommand = ["x"]\n[agents.claude]\ncommand = ["x"]\n',
+    )
+    found = project.read()
+    (mistake,) = found.mistakes
+    assert (sorted(found), mistake.line, mistake.name) == (["@b", "@c", "@claude"], 4, "@a")
+    assert "`agents.a.command` is for another adapter: with `claude` nothing runs it." in str(mistake)
+    assert 'adapter = "command"' in mistake.advice
+    assert found["@claude"].adapter == "command"
+    project.write("bus.toml", '[agent_defaults]\nadapter = "claude"\n[agents.d]\ncommand = ["x"]\n')
+    (mistake,) = project.read().mistakes
+    assert (mistake.line, mistake.name) == (4, "@d")
+    project.write("bus.toml", '[agent_defaults]\ncommand = ["x"]\n[agents.d]\nadapter = "claude"\n[agents.f]\n')
+    found = project.read()
+    assert (found.mistakes, found["@d"].command, found["@f"].command) == ((), (), ("x",))
+    project.write("bus.toml", '[agent_defaults]\nadapter = "claude"\ncommand = ["x"]\n')
+    (mistake,) = project.read().mistakes
+    assert (mistake.line, "agent_defaults.command" in mistake.message) == (3, True)
+    project.write("bus.toml", "")
+    with pytest.raises(ConfigurationError, match=r"^@e: `command` is for another adapter"):
+        adding.add(project.folder / "bus.toml", "@e", {"adapter": "kilo", "command": ["x"]})
+    assert "@e" not in (project.folder / "bus.toml").read_text()
+
+
 def test_adding_makes_the_file_and_keeps_its_line_ends(project):
     """Where there is no bus.toml one is made; one with the line ends of another system keeps them."""
     path = project.folder / "bus.toml"

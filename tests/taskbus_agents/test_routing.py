@@ -293,6 +293,7 @@ def test_the_example_policy_is_read():
         ('[[routes]]\nagent = "@a"\n', "a task type"),
         ('[complexity.x]\npaid = "sometimes"\n', 'true, false or "only"'),
         ('[complexity]\ndefault = "x"\n', "one of those"),
+        ("[complexity]\ndefault = []\n", "found a list, expected one of those"),
         ('[fallback.on]\nquotas = "wait"\n', "Did you mean|unknown key"),
         ('[fallback.on]\nfailure = "wait"\n', "one of climb, stop"),
         ('[limits."@a"]\nrate = "often"\n', "how many in which time"),
@@ -306,3 +307,56 @@ def test_a_policy_that_is_wrong_is_refused_with_its_place(policy, text, said):
     with pytest.raises(ConfigurationError, match=said) as error:
         policy(text)
     assert "policy.toml, line" in error.value.message
+
+
+WRONG = """[prices."a/m"]
+input = -1
+output = 2
+inptu = 3
+[models]
+sonnet = "bad"
+[[ladder]]
+agnt = "@a"
+[[ladder]]
+agent = "@b c"
+context = 0
+model = "sonnet"
+[baseline]
+model = "a/m"
+[fallback.on]
+failure = "wait"
+[[ladder]]
+agent = "@x"
+rung = "7"
+[[ladder]]
+agent = "@y"
+rung = "7"
+[complexity]
+default = "x"
+[complexity.x]
+agents = 0
+review = 1
+"""
+
+
+def test_every_mistake_of_a_policy_is_told_at_once(policy):
+    """Each with its line and in their order, across all tables; what is wrong only for another mistake is left out."""
+    with pytest.raises(ConfigurationError) as error:
+        policy(WRONG)
+    first, *lines = error.value.message.splitlines()
+    assert first.startswith("10 things are wrong in ")
+    places = [int(line.partition(", line ")[2].partition(":")[0].partition(",")[0]) for line in lines]
+    assert places == [2, 4, 6, 8, 10, 11, 16, 22, 26, 27]
+    assert "Did you mean `ladder[1].agent`?" in lines[3]
+    assert "policy.example.toml" in error.value.advice
+    with pytest.raises(ConfigurationError) as one:
+        policy('[[ladder]]\nagent = "@a"\npaid = 1\n')
+    assert "things are wrong" not in one.value.message
+
+
+def test_of_very_many_mistakes_twenty_are_told(policy):
+    """A file of another kind fills no screen, and takes no time."""
+    with pytest.raises(ConfigurationError) as error:
+        policy("".join(f"word{number} = 1\n" for number in range(500)))
+    assert error.value.message.count("unknown key") == 20
+    assert error.value.message.endswith("… and perhaps more.")

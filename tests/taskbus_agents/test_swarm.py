@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import anyio
@@ -199,6 +199,19 @@ def test_output_that_nobody_reads_any_more_ends_it_like_ctrl_c(stage):
         assert swarm.process.wait(30) == 0
         assert "Traceback" not in swarm.process.stderr.read()
     assert stage.state("t") == "accepted"
+
+
+def test_a_full_disk_under_its_output_ends_nothing(monkeypatch):
+    """What cannot be written is lost, and the agents work on; only where nobody reads any more do they end."""
+    gone: list[bool] = []
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        screen = swarm_view.Screen(as_json=True, on_gone=lambda: gone.append(True))
+        screen.record({"event": "settled"})
+        screen.line("a line")
+        with suppress(OSError):
+            full.close()
+    assert gone == []
 
 
 def test_a_terminal_that_is_closed_ends_it_like_ctrl_c(stage):

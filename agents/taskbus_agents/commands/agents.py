@@ -11,6 +11,7 @@ import click
 
 from taskbus.cli.options import print_json, run_async, say, settings_options
 from taskbus_projections.commands.people import agents
+from taskbus_projections.commands.policies import policy_option
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from taskbus_agents.definition import Definition
     from taskbus_agents.programs import Program
     from taskbus_agents.registry import Registry
+    from taskbus_agents.routing.rungs import Rung
+    from taskbus_agents.routing.soundness import Soundness
 
 __all__ = ["agents"]
 
@@ -251,38 +254,64 @@ def _mark(*, good: bool | None) -> str:
 
 
 @agents.command()
+@policy_option
 @settings_options
 def doctor(*, settings: Settings, as_json: bool) -> None:
-    r"""Look which programs of agents are installed, in which version, and what is missing.
+    r"""Look which programs of agents are installed, in which version, what is missing, and whether the policy is sound.
 
     Ends with 1 where an agent that is defined here lacks something, its definition has mistakes, or the policy does.
+    Rungs of the policy whose agent is not defined here are named; another machine may have it.
 
     \b
     Examples:
       bus agents doctor
+      bus agents doctor --policy policy.toml
       bus agents doctor --json | jq -r '.programs[] | select(.path == null) | .install'
     """
+    from dataclasses import asdict, replace
+
     from taskbus_agents import registry
     from taskbus_agents.programs import programs
+    from taskbus_agents.routing import soundness
 
-    found = registry.read(settings)
+    policy = soundness.judged(settings)
+    # Without the policy where that is wrong: it only says which models short names mean.
+    found = registry.read(settings if policy is None or policy.sound else replace(settings, policy=None))
     seen = {each.adapter: each for each in run_async(programs)}
     lacking = [(each.name, lack) for each in found.values() for lack in _lacks(each, seen)]
-    mistakes = [*map(str, found.mistakes), *_wrong_policy(settings)]
+    mistakes = [*map(str, found.mistakes), *(policy.mistakes if policy is not None else ())]
+    unserved = policy.unserved(found) if policy is not None else []
     if as_json:
-        from dataclasses import asdict
-
         print_json(
             {
                 "programs": [asdict(each) | {"is_tried": each.is_tried} for each in seen.values()],
                 "lacking": [{"agent": name, "what": what} for name, what in lacking],
                 "mistakes": mistakes,
+                "policy": None if policy is None else _judged(policy, unserved),
             }
         )
     else:
         _diagnosed(seen, found, lacking, mistakes)
+        if policy is not None and policy.sound:
+            _served(policy, unserved)
     if lacking or mistakes:
         raise click.exceptions.Exit(1)
+
+
+def _judged(policy: Soundness, unserved: list[Rung]) -> dict[str, Any]:
+    return {
+        "path": str(policy.path),
+        "sound": policy.sound,
+        "unserved": [{"rung": rung.name, "agent": rung.agent} for rung in unserved],
+    }
+
+
+def _served(policy: Soundness, unserved: list[Rung]) -> None:
+    from taskbus.cli.rendering import visible
+
+    say(visible(f"The policy {policy.path} is sound."))
+    for rung in unserved:
+        say(visible(f"Nobody here can serve its rung {rung.name}: {rung.agent} is not defined."))
 
 
 def _diagnosed(seen: dict[str, Program], found: Registry, lacking: list[tuple[str, str]], mistakes: list[str]) -> None:
@@ -307,22 +336,10 @@ def _diagnosed(seen: dict[str, Program], found: Registry, lacking: list[tuple[st
     for name, what in lacking:
         say(f"{name}: {visible(what)}.")
     for mistake in mistakes:
-        say(visible(mistake))
+        say(visible(mistake, lines=True))
     if found and not lacking and not mistakes:
         all_of_them = f"All {len(found)} agents that are defined have what they need."
         say(all_of_them if len(found) > 1 else "The one agent that is defined has what it needs.")
-
-
-def _wrong_policy(settings: Settings) -> list[str]:
-    """What is wrong with the policy, where one is named."""
-    from taskbus.errors import ConfigurationError
-    from taskbus_agents.routing import RoutingPolicy
-
-    try:
-        RoutingPolicy.of(settings)
-    except ConfigurationError as error:
-        return [f"{error.message} {error.advice or ''}".rstrip()]
-    return []
 
 
 def _lacks(definition: Definition, seen: dict[str, Program]) -> list[str]:

@@ -188,13 +188,17 @@ def resume(
     """
 
     async def find(bus: Bus) -> Entry:
-        from taskbus_agents.plans.following import order_of
+        from taskbus_agents.plans.following import order_of, plan_of
         from taskbus_agents.plans.starting import again, unparked
 
-        name = await _run_of(bus, what)
+        name, known = await _run_of(bus, what)
         if name is None:
             raise NotFound(f"There was no run of {what}.", advice=f"`bus plan run {what}` begins one.")
         order = await order_of(bus, name)
+        if known is not None and known.digest != plan_of(order).digest:
+            say(
+                f"Note: {_edited(what, name)} Once that is over, `bus plan run {what}` begins one with it as it is now."
+            )
         if await unparked(bus, order):
             say(f"Run {name} was set aside: it is delivered again.")
         if await again(bus, order, sender=sender):
@@ -288,28 +292,35 @@ async def _found(settings: Settings, what: str) -> Run:
     from taskbus_agents.plans.following import fold, order_of, plan_of
 
     async with Bus.connect(settings=settings) as bus:
-        name = await _run_of(bus, what)
+        name, known = await _run_of(bus, what)
         if name is None:
-            return _fresh(_load(Path(what)))
+            return _fresh(known or _load(Path(what)))
         order = await order_of(bus, name)
-        run = await fold(bus, plan_of(order), order, await bus.log.end())
+        begun = plan_of(order)
+        if known is not None and known.digest != begun.digest:
+            say(f"Note: {_edited(what, name)} --offline shows it as it is now.")
+        run = await fold(bus, begun, order, await bus.log.end())
         run.refresh()
         return run
 
 
-async def _run_of(bus: Bus, what: str) -> str | None:
-    """The run that a word means: the newest one of a plan's file, or itself."""
+async def _run_of(bus: Bus, what: str) -> tuple[str | None, Plan | None]:
+    """The run that a word means: the newest one of a plan's file, with the plan as it stands there, or itself."""
     from taskbus_agents.plans.model import RUN
     from taskbus_agents.plans.starting import newest
 
     file = Path(what)
     if RUN.fullmatch(what) and not file.is_file():  # noqa: ASYNC240 - one look, before anything else goes on
-        return what
+        return what, None
     found = _load(file)
     try:
-        return await newest(bus, found)
+        return await newest(bus, found), found
     except Conflict as error:
         raise NotFound(error.message, advice=error.advice) from error
+
+
+def _edited(file: str, run: str) -> str:
+    return f"{file} has changed since run {run} began, which has the document that it began with."
 
 
 def _load(file: Path) -> Plan:

@@ -144,8 +144,10 @@ def _said(run: Run, entry: Entry) -> str:
         case Completion():
             status = payload.result.status
             text = "done" if status == "success" else status
-            if status == "failure" and payload.error_details is not None:
-                text += f": {visible(payload.error_details.message)[:300]}"
+            error = payload.error_details
+            why = error.message if error is not None else payload.result.description
+            if status == "failure" and why:
+                text += f": {visible(why)[:300]}"
             return click.style(text, fg="red" if status == "failure" else "green")
         case Question():
             if envelope.recipient != "@human":
@@ -156,7 +158,9 @@ def _said(run: Run, entry: Entry) -> str:
             asked = f"{visible(payload.question)[:300]}\n          Answer with: {how}"
             return click.style(asked, fg="bright_yellow")
         case _ if entry.type == "delegation":
-            return "begun" if is_ours else f"→ {visible(envelope.recipient)}"
+            piece = run.pieces.get(entry.task)
+            again = f", attempt {piece.task.attempt}" if piece is not None and piece.task.attempt > 1 else ""
+            return f"begun{again}" if is_ours else f"→ {visible(envelope.recipient)}{again}"
         case _ if entry.type == "escalation":
             name = entry.task[len(run.id) + 1 :]
             piece = run.pieces.get(entry.task)

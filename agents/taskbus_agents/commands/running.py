@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from taskbus.cli.options import Group, print_json, run_async, say, settings_options
+from taskbus.cli.options import Group, discard_output, print_json, run_async, say, settings_options
 from taskbus_agents.manual import RUN
 
 if TYPE_CHECKING:
@@ -185,7 +187,7 @@ def _serve(service: Service, settings: Settings, *, as_json: bool, strict: bool,
 
     def ready(bus: Bus) -> None:
         place = bus.connection.address
-        say(f"{service.agent} works for {bus.namespace} on {place.place if place else 'a server'}; Ctrl-C ends it.")
+        _tell(f"{service.agent} works for {bus.namespace} on {place.place if place else 'a server'}; Ctrl-C ends it.")
 
     code = run_async(
         serve,
@@ -197,7 +199,7 @@ def _serve(service: Service, settings: Settings, *, as_json: bool, strict: bool,
         on_start=_print_nothing if as_json else _print_start,
         on_stderr=_print_stderr if verbose else None,
     )
-    say(f"{tally}.")
+    _tell(f"{tally}.")
     if code or (strict and tally.has_failures):
         raise click.exceptions.Exit(code or 1)
 
@@ -253,13 +255,13 @@ def _print_nothing(_work: Work) -> None:
 def _print_start(work: Work) -> None:
     from taskbus.cli.rendering import visible
 
-    say(f"{_clock()}  {visible(work.delivery.task)}  {work.envelope.type} → started")
+    _tell(f"{_clock()}  {visible(work.delivery.task)}  {work.envelope.type} → started")
 
 
 def _print_stderr(task: str, line: str) -> None:
     from taskbus.cli.rendering import visible
 
-    say(f"{visible(task)} | {visible(line)}")
+    _tell(f"{visible(task)} | {visible(line)}")
 
 
 def _clock() -> str:
@@ -269,7 +271,20 @@ def _clock() -> str:
 
 
 def _print_record(settled: Settled) -> None:
-    print_json(settled.plain())
+    try:
+        print_json(settled.plain())
+    except BrokenPipeError:
+        # Whoever read it has had enough: the worker ends as at the first signal.
+        discard_output()
+        signal.raise_signal(signal.SIGTERM)
+    except OSError as error:
+        _tell(f"The record of {settled.task} cannot be written: {error.strerror}. The work goes on.")
+
+
+def _tell(text: str) -> None:
+    """Tell the person at the terminal; where that cannot be written, on a full disk for example, the work goes on."""
+    with suppress(OSError):
+        say(text)
 
 
 def _print_line(settled: Settled) -> None:
@@ -280,7 +295,7 @@ def _print_line(settled: Settled) -> None:
         line += f"  {settled.seconds:.1f} s"
     if settled.message:
         line += f"  {visible(settled.message.partition(chr(10))[0])}"
-    say(line)
+    _tell(line)
 
 
 def _what_became(settled: Settled) -> str:
@@ -297,4 +312,4 @@ def _print_incident(text: str) -> None:
     from taskbus.cli.rendering import visible
 
     # The first line says what happened; those after it are what an agent printed, which is kept in its folder.
-    say(visible(text.partition("\n")[0]))
+    _tell(visible(text.partition("\n")[0]))

@@ -6,6 +6,7 @@ once. The rest is text in, text out. Called by the command.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -33,6 +34,7 @@ _COLOURS: Final[Mapping[State, str | None]] = {
     "broken": "red",
     "ended": None,
 }
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _STATE: Final = 10
 _COUNTS: Final = ("succeeded", "failed", "escalated", "parked")
 _FAILED: Final = ("failed", "escalated", "parked")
@@ -40,7 +42,8 @@ _FAILED: Final = ("failed", "escalated", "parked")
 
 class Screen:
     """Where a swarm is shown; `draws` says whether that is a terminal that can be drawn on. `on_gone` is called once,
-    when stdout is read by nobody any more: its pipe, or its terminal, was closed.
+    when stdout is read by nobody any more: its pipe, or its terminal, was closed. What a full disk does not take is
+    not shown.
     """
 
     def __init__(self, *, as_json: bool, on_gone: Callable[[], None]) -> None:
@@ -91,7 +94,9 @@ class Screen:
             return
         try:
             put()
-        except OSError:
+        except OSError as error:
+            if error.errno in _FULL:
+                return  # the agents work all the same
             self._is_gone = True
             discard_output()
             self._on_gone()

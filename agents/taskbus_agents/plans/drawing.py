@@ -23,8 +23,11 @@ _GATES: Final = {"check": "gate: a check", "approval": "gate: a person's approva
 
 
 def head(run: Run) -> str:
-    """How far the run is, in one line."""
-    result = run.root.completion.result.status if run.root is not None and run.root.completion is not None else ""
+    """How far the run is, in one line; of a plan that has no run, that it has none."""
+    root = run.root
+    if root is None:
+        return f"{visible(run.plan.name)}  not run yet, {len(run.plan.nodes)} to do"
+    result = root.completion.result.status if root.completion is not None else ""
     states = {"accepted": result or "done", "input-required": "asks", "submitted": "waits for its runner"}
     state = states.get(run.state, run.state)
     return f"{visible(run.plan.name)}  {visible(run.id)}  {state}, {len(run.settled)} of {len(run.plan.nodes)}"

@@ -19,6 +19,7 @@ from taskbus.work import Outcome
 from taskbus_agents.command import environment
 from taskbus_agents.plans import answers, report
 from taskbus_agents.plans.following import fold
+from taskbus_agents.plans.model import CHECK_TIME
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 _TOLD: Final = 4000
 _TRIES: Final = 10
+_UNSAID: Final = ", which is all that a command without a `timeout` has. A plan in TOML can give it another one"
 _AGAIN: Final = "The answer has to begin with yes or no. "
 
 
@@ -95,7 +97,7 @@ class Gatekeeper:
         return _failed(said, "refused", evidence=said)
 
     async def _check(self, work: Work, command: str, timeout: float | None, stdin: bytes = b"") -> Completion:
-        """Run a command of the plan; it passes with exit code 0."""
+        """Run a command of the plan; it passes with exit code 0, within `timeout` or the time that all have."""
         if not self._folder.is_dir():
             raise Permanent(
                 f"The folder of the run, {self._folder}, is not on this machine: run `bus plan resume "
@@ -111,10 +113,11 @@ class Gatekeeper:
         )
         variables |= {"BUS_PLAN_RUN": self._order.task, "BUS_TASK": work.delivery.task}
         ended: Ended | None = None
-        with anyio.move_on_after(timeout):
+        seconds = timeout or CHECK_TIME
+        with anyio.move_on_after(seconds):
             ended = await self._runner.run(("/bin/sh", "-c", command), stdin=stdin, cwd=self._folder, env=variables)
         if ended is None:
-            return _failed(f"$ {command}: ended after {timeout:g} s" if timeout else f"$ {command}: ended", "timeout")
+            return _failed(f"$ {command}: ended after {seconds:g} s{'' if timeout else _UNSAID}", "timeout")
         evidence = f"$ {command}: exit code {ended.code}, {ended.seconds:.1f} s"
         output = (ended.stdout[-_TOLD:] + ended.stderr[-_TOLD:]).decode(errors="replace").strip()
         output = "".join(each for each in output if each.isprintable() or each in "\n\t")[-_TOLD:]

@@ -33,7 +33,7 @@ MOST: Final = 2000
 MOST_PARALLEL: Final = 60
 PARALLEL: Final = 16
 CHECK_TIME: Final = 600.0
-"""Seconds that a plan's own check may take, where the plan does not say."""
+"""Seconds that a command of the plan may take, of a gate, of a step or of the plan itself, where it has no timeout."""
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,59}", re.ASCII)
 PLAN_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}", re.ASCII)
 RUN: Final = re.compile(rf"({PLAN_NAME.pattern})\.([1-9][0-9]{{0,8}})", re.ASCII)

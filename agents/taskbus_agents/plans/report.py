@@ -48,10 +48,10 @@ def state_of(run: Run, node: Node) -> str:
 
 
 def plain(run: Run) -> dict[str, object]:
-    """The report as one JSON object."""
+    """The report as one JSON object; of a plan that has no run, without the names of what there will be."""
     root = run.root
     document: dict[str, object] = {
-        "run": run.id,
+        "run": run.id if root is not None else None,
         "plan": run.plan.name,
         "goal": run.plan.goal,
         "document": run.plan.digest,
@@ -71,7 +71,7 @@ def _plain_node(run: Run, node: Node) -> dict[str, object]:
     piece = run.piece_of(node.name)
     found: dict[str, object] = {"name": node.name, "title": node.title, "kind": node.kind, "after": list(node.after)}
     found["state"] = state_of(run, node)
-    if node.kind != "join":
+    if node.kind != "join" and run.root is not None:
         found["task"] = run.task_of(node.name)
     agent = piece.task.assignee if piece is not None else node.agent
     if agent and node.kind == "step":

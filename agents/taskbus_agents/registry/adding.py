@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from taskbus import bus_file
 from taskbus.errors import ConfigurationError, Conflict
-from taskbus_agents.registry.fields import Written
+from taskbus_agents.registry.fields import Written, idle_command
 from taskbus_agents.registry.fields import read as read_fields
 from taskbus_agents.registry.front_matter import Given
 from taskbus_agents.registry.mistakes import raised
@@ -36,8 +36,10 @@ def add(file: Path, name: str, fields: Mapping[str, object], *, replace: bool = 
 
     path = Path(os.path.realpath(file))
     given = {key: Given(value, 0) for key, value in fields.items()}
-    mistakes = read_fields(Written(path, 0, given, name=name)).mistakes
-    if mistakes:
+    definition = Written(path, 0, given, name=name)
+    reading = read_fields(definition)
+    idle = idle_command(definition, reading.values)
+    if mistakes := [*reading.mistakes, *([idle] if idle is not None else [])]:
         raise raised(mistakes)
     try:
         with _alone(path):

@@ -85,6 +85,27 @@ def read(written: Written, *, foreign: Collection[str] = ()) -> Reading:
     return reading
 
 
+def idle_command(written: Written, values: Mapping[str, Any]) -> Mistake | None:
+    """The mistake of a definition that says a command which nothing would run: its adapter is a program of its own."""
+    if "command" not in written.given or not values.get("command") or runs_command(values.get("adapter")):
+        return None
+    message = f"`{written.prefix}command` is for another adapter: with `{values['adapter']}` nothing runs it."
+    known = " or ".join(f'adapter = "{each}"' for each in _commanded())
+    advice = f"Leave it out, or write {known} for a program that it starts."
+    return Mistake(written.file, written.given["command"].line, message, advice, written.name or values.get("name"))
+
+
+def runs_command(adapter: object) -> bool:
+    """Whether an adapter runs the definition's command; so does whatever none that is named will be."""
+    return adapter is None or adapter in _commanded()
+
+
+def _commanded() -> tuple[str, ...]:
+    from taskbus_agents.adapters import COMMAND
+
+    return (COMMAND, "acp")
+
+
 def agent_name(value: object) -> str | None:
     """The name of an agent, with its sign; None for what is none."""
     found = _AGENT.fullmatch(value.strip()) if isinstance(value, str) else None

@@ -29,11 +29,13 @@ class Models:
 
     @classmethod
     def load(cls, path: Path | None) -> Models:
-        """Those of a policy; none without one. Raises ConfigurationError with file, line and key."""
-        if path is None:
-            return cls()
-        file = PolicyFile(path)
-        known = {tier.name.casefold(): tier.model for tier in Policy.load(path).tiers if tier.model is not None}
+        """Those of a policy; none without one. Raises ConfigurationError with file, line and key of every mistake."""
+        return PolicyFile.whole(path, cls.read) if path is not None else cls()
+
+    @classmethod
+    def read(cls, file: PolicyFile) -> Models:
+        """Those of a file that is open. Raises ConfigurationError for the first mistake."""
+        known = {tier.name.casefold(): tier.model for tier in Policy.read(file).tiers if tier.model is not None}
         for name, value in file.table("models").items():
             keys = ("models", name)
             provider, model = split(file.text(keys, value))

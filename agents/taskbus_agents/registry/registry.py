@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from taskbus.errors import NotFound
 from taskbus_agents.definition import Definition
 from taskbus_agents.registry import markdown
-from taskbus_agents.registry.fields import Written, adapters, agent_name
+from taskbus_agents.registry.fields import Written, adapters, agent_name, idle_command, runs_command
 from taskbus_agents.registry.fields import read as read_fields
 from taskbus_agents.registry.front_matter import Given
 from taskbus_agents.registry.mistakes import Mistake, nearest, raised, words
@@ -120,9 +120,12 @@ def _all(file: Path | None, defaults: dict[str, Any], mistakes: list[Mistake]) -
     mistakes += [
         Mistake(file, each.line, f"`{DEFAULTS}.{key}` cannot be the same for all.") for key, each in own.items()
     ]
-    reading = read_fields(Written(file, toml.line((DEFAULTS,)), given, f"{DEFAULTS}."))
+    written = Written(file, toml.line((DEFAULTS,)), given, f"{DEFAULTS}.")
+    reading = read_fields(written)
     defaults.update(reading.values)
     mistakes += reading.mistakes
+    if (idle := idle_command(written, reading.values)) is not None:
+        mistakes.append(idle)
     yield from _tables(toml, mistakes)
     for each in markdown.definitions(_folders(toml, mistakes)):
         if isinstance(each, Mistake):
@@ -174,6 +177,10 @@ def _definition(written: Written, values: dict[str, Any], models: Models) -> Def
     if values["adapter"] == "command" and not values.get("command"):
         message = f"`{written.prefix}command` is missing: the program that {name} runs."
         return Mistake(written.file, written.line, message, 'Write command = ["./agent.sh"].', name)
+    if (idle := idle_command(written, values)) is not None:
+        return idle
+    if not runs_command(values["adapter"]):
+        values.pop("command", None)  # that of the defaults is for those that run one
     if model := values.pop("model", None):
         provider, values["model"] = models.meant(model)
         if provider is not None and "provider" not in written.given:

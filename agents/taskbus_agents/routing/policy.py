@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from taskbus_agents.registry.models import Models
-from taskbus_agents.routing import rungs, terms
+from taskbus_agents.routing import terms
+from taskbus_agents.routing.rungs import ladder as ladder_of
+from taskbus_agents.routing.rungs import matrix
 from taskbus_projections.patterns import Patterns
 from taskbus_projections.policy import Policy
 from taskbus_projections.policy_file import PolicyFile
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
     from taskbus.settings import Settings
     from taskbus_agents.definition import Definition
-    from taskbus_agents.routing.rungs import Rung
+    from taskbus_agents.routing.rungs import Row, Rung
     from taskbus_agents.routing.terms import Complexity, Limit, Terms
 
 _NONE: Final = terms.Complexity()
@@ -35,18 +37,23 @@ class RoutingPolicy:
     money: Policy
     models: Models
     ladder: tuple[Rung, ...]
-    rows: tuple[rungs.Row, ...]
+    rows: tuple[Row, ...]
     terms: Terms
     _by_type: Patterns[str]
 
     @classmethod
     def load(cls, path: Path) -> RoutingPolicy:
-        """Read a file. Raises ConfigurationError with file, line and key."""
-        money, models, file = Policy.load(path), Models.load(path), PolicyFile(path)
-        ladder = rungs.ladder(file, models)
-        rows = rungs.matrix(file, models, ladder)
+        """Read a file. Raises ConfigurationError with file, line and key of every mistake."""
+        return PolicyFile.whole(path, cls.read)
+
+    @classmethod
+    def read(cls, file: PolicyFile) -> RoutingPolicy:
+        """The same of a file that is open. Raises ConfigurationError for the first mistake."""
+        money, models = Policy.read(file), Models.read(file)
+        ladder = ladder_of(file, models)
+        rows = matrix(file, models, ladder)
         return cls(
-            path=path,
+            path=file.path,
             version=file.digest,
             money=money,
             models=models,
@@ -65,6 +72,11 @@ class RoutingPolicy:
     def needed(cls, settings: Settings) -> RoutingPolicy:
         """The same, where nothing can be done without one."""
         return cls.load(Policy.needed(settings).path)
+
+    @property
+    def rungs(self) -> tuple[Rung, ...]:
+        """All of the ladder, then all of the matrix."""
+        return (*self.ladder, *(rung for row in self.rows for rung in row.rungs))
 
     def routes(self, task_type: str) -> tuple[Rung, ...]:
         """The rungs of the matrix for a task type: those of the most specific pattern that it has."""
@@ -91,5 +103,5 @@ class RoutingPolicy:
             and rung.agent == definition.name
             and rung.model in (None, definition.model)
             and rung.provider in (None, definition.provider)
-            for rung in (*self.ladder, *(rung for row in self.rows for rung in row.rungs))
+            for rung in self.rungs
         )

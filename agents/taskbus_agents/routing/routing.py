@@ -39,19 +39,32 @@ def checked(policy: RoutingPolicy, complexity: str | None) -> None:
         )
 
 
-async def delegated(bus: Bus, settings: Settings, wanted: Wanted) -> Routed:
-    """Choose for a delegation. Raises ConfigurationError, UsageError, Conflict where nobody can take it."""
-    need = Need(
-        task_type=wanted.task_type,
-        complexity=wanted.complexity,
-        goal=wanted.goal,
-        context_tokens=wanted.context_tokens,
-        justification=wanted.justification,
-        agent=wanted.agent,
-        root=wanted.root,
-    )
-    decision = await route(bus, settings, need)
-    record = decision.route
-    if record is None:
-        return Routed(None, None, decision.passed)
-    return Routed(decision.chosen[0].agent, record, decision.passed, decision.review)
+class _Router:
+    """What `bus delegate` asks: who gets a task, and whom there is to choose from."""
+
+    async def __call__(self, bus: Bus, settings: Settings, wanted: Wanted) -> Routed:
+        """Choose for a delegation. Raises ConfigurationError, UsageError for an unknown complexity."""
+        need = Need(
+            task_type=wanted.task_type,
+            complexity=wanted.complexity,
+            goal=wanted.goal,
+            context_tokens=wanted.context_tokens,
+            justification=wanted.justification,
+            agent=wanted.agent,
+            root=wanted.root,
+        )
+        decision = await route(bus, settings, need)
+        record = decision.route
+        if record is None:
+            return Routed(None, None, decision.passed)
+        return Routed(decision.chosen[0].agent, record, decision.passed, decision.review)
+
+    @staticmethod
+    def names(settings: Settings) -> set[str]:
+        """Everybody who is defined here, or whom the policy names. Raises ConfigurationError."""
+        policy = RoutingPolicy.of(settings)
+        return {*registry.read(settings), *(rung.agent for rung in (policy.rungs if policy is not None else ()))}
+
+
+delegated = _Router()
+"""What the entry point names."""

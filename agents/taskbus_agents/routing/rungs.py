@@ -57,11 +57,12 @@ class Row:
 
 def ladder(file: PolicyFile, models: Models) -> tuple[Rung, ...]:
     """The rungs of the ladder, the first to be tried first. Raises ConfigurationError."""
-    found: list[Rung] = []
-    for number, (keys, table) in enumerate(file.tables("ladder", _LADDER), start=1):
-        found += _rungs(file, keys, table, _name(file, keys, table, number), models)
-    _check_names(file, found)
-    return tuple(found)
+    found: dict[str, Rung] = {}
+    for keys, table in file.tables("ladder", _LADDER):
+        for rung in _rungs(file, keys, table, _name(file, keys, table), models):
+            if found.setdefault(rung.name, rung) is not rung:
+                raise file.wrong((*keys, "rung"), rung.name, "each name of a rung once")
+    return tuple(found.values())
 
 
 def matrix(file: PolicyFile, models: Models, ladder: tuple[Rung, ...]) -> tuple[Row, ...]:
@@ -90,8 +91,9 @@ def _merged(rung: Rung, known: Rung | None) -> Rung:
     )
 
 
-def _name(file: PolicyFile, keys: Keys, table: Mapping[str, object], number: int) -> str:
-    name = table.get("rung", number)
+def _name(file: PolicyFile, keys: Keys, table: Mapping[str, object]) -> str:
+    """The name that it is given, else the place where it stands, from 1 on."""
+    name = table.get("rung", int(keys[-1].strip("[]")))
     if isinstance(name, int) and not isinstance(name, bool):
         return str(file.number((*keys, "rung"), name, least=0, most=10_000))
     return file.text((*keys, "rung"), name, "a name or a number")
@@ -119,9 +121,14 @@ def _rungs(file: PolicyFile, keys: Keys, table: Mapping[str, object], name: str,
         listed: tuple[str | None, ...] = file.texts((*keys, "models"), table["models"])
     else:
         listed = (file.text((*keys, "model"), table["model"]),) if "model" in table else (None,)
-    agents = _agents(file, keys, table)
     types = file.texts((*keys, "for"), table.get("for", []))
     context = table.get("context")
+    if context is not None:
+        context = file.number((*keys, "context"), context, least=1, most=_LONGEST)
+    paid, justified = (_flag(file, keys, table, key) for key in ("paid", "justification"))
+    disabled = _disabled(file, keys, table)
+    # Last: where it is missing, nothing else of the table is looked at.
+    agents = _agents(file, keys, table)
     several = len(agents) * len(listed) > 1
     for agent in agents:
         for word in listed:
@@ -133,10 +140,10 @@ def _rungs(file: PolicyFile, keys: Keys, table: Mapping[str, object], name: str,
                 provider=provider,
                 model=model,
                 types=types,
-                context=None if context is None else file.number((*keys, "context"), context, least=1, most=_LONGEST),
-                paid=_flag(file, keys, table, "paid"),
-                justified=_flag(file, keys, table, "justification"),
-                disabled=_disabled(file, keys, table),
+                context=context,
+                paid=paid,
+                justified=justified,
+                disabled=disabled,
             )
 
 
@@ -162,11 +169,3 @@ def _disabled(file: PolicyFile, keys: Keys, table: Mapping[str, object]) -> str 
     if isinstance(value, bool):
         return "it is switched off in the policy" if value else None
     return file.text((*keys, "disabled"), value, "true, false, or why")
-
-
-def _check_names(file: PolicyFile, rungs: list[Rung]) -> None:
-    taken: set[str] = set()
-    for rung in rungs:
-        if rung.name in taken:
-            raise file.wrong(("ladder",), rung.name, "each name of a rung once")
-        taken.add(rung.name)

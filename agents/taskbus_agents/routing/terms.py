@@ -127,9 +127,9 @@ def _complexity(file: PolicyFile) -> tuple[str | None, dict[str, Complexity]]:
             paid=_paid(file, (*keys, "paid"), table.get("paid", True)),
             review=file.flag((*keys, "review"), table.get("review", False)),
         )
-    if usual is not None and usual not in found:
+    if usual is not None and not (isinstance(usual, str) and usual in found):
         raise file.wrong(("complexity", "default"), usual, f"one of {', '.join(found) or 'those that have a table'}")
-    return cast("str | None", usual), found
+    return usual, found
 
 
 def _paid(file: PolicyFile, keys: Keys, value: object) -> Paid:

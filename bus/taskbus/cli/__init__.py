@@ -7,15 +7,20 @@ lxml. Called by the console script `bus` and by `python -m taskbus`.
 
 from __future__ import annotations
 
-import os
 import sys
-from importlib import import_module
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
 
-import click
+try:
+    import os
+    from importlib import import_module
+    from pathlib import Path
+    from typing import TYPE_CHECKING, Any, Final
 
-from taskbus.cli.options import mistakes_shown
+    import click
+
+    from taskbus.cli.options import mistakes_shown
+except KeyboardInterrupt:
+    # Ctrl-C before there is a command that could say so; the number is that of `taskbus.cli.options`.
+    sys.exit(130)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

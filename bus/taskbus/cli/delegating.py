@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from taskbus.cli.drafts import Draft, Flag, Header, Words, drafted, is_document, opened, sorted_out
-from taskbus.cli.options import print_json, run_async, settings_options
+from taskbus.cli.names import doubt
+from taskbus.cli.options import EXIT_CODES, print_json, run_async, say, settings_options
 from taskbus.cli.rendering import visible
 from taskbus.cli.routing import Choosing, routed, routing_options
 from taskbus.cli.sending import ended_summary, outcome, send, speak, summary, tell
@@ -24,7 +25,7 @@ from taskbus.envelope import (
     Priority,
     Verdict,
 )
-from taskbus.errors import UsageError
+from taskbus.errors import RefusedByBudget, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,7 +50,7 @@ as_option = click.option("--as", "sender", type=AGENT, help="Who speaks; default
 @click.option("--justification", help="Why a paid model is needed, and which free ones were tried.")
 @routing_options
 @click.option("--task", type=TASK, help="The task's ID: one of your own, or that of a task handed out again.")
-@click.option("--wait", is_flag=True, help="Wait for the end: 0 it was completed, 1 it was not.")
+@click.option("--wait", is_flag=True, help="Wait for the end: 0 it was completed, 1 it was not, 7 for a budget.")
 @click.option("--timeout", type=SECONDS, help="With --wait: how long, as in 90s or 10m; then 6.")
 @as_option
 @settings_options
@@ -163,20 +164,25 @@ async def _delegated(
     async with Bus.connect(settings=settings) as bus:
         if choosing is not None:
             draft = await routed(bus, draft, settings, choosing, show=not as_json)
+        doubted = await doubt(bus, settings, draft.whole.envelope.recipient if draft.whole else draft.recipient)
         sent = await send(bus, draft, settings, "delegator")
         if not as_json:
             click.echo(sent.envelope.task)
             tell(sent)
         elif not wait:
             print_json(summary(sent))
+        if doubted is not None:
+            say(visible(f'{doubted} To take it back: bus cancel {sent.envelope.task} "a wrong name"'))
         if not wait:
             return
         task, after = sent.envelope.task, sent.appended.position
         ended = await outcome(bus, task, after, timeout=timeout, show=not as_json)
         if as_json:
             print_json(await ended_summary(bus, sent, ended))
+        elif ended.choices:
+            say(visible(ended.choices, lines=True))
     if not ended.good:
-        raise click.exceptions.Exit(1)
+        raise click.exceptions.Exit(1 if ended.choices is None else EXIT_CODES[RefusedByBudget])
 
 
 def _spoken(

@@ -7,6 +7,7 @@ says), to whom, under which token, and how waiting for an outcome ends. Called b
 from __future__ import annotations
 
 import os
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -24,9 +25,9 @@ from taskbus.cli.rendering import entry as rendered
 from taskbus.cli.rendering import visible
 from taskbus.cli.values import AGENT
 from taskbus.codec import Document
-from taskbus.envelope import Answer, Delegation, Escalation, Payload, compose
-from taskbus.errors import LifecycleConflict, NotFound, TimedOut, UsageError
-from taskbus.lifecycle import HUMAN, event_of
+from taskbus.envelope import Answer, Delegation, Escalation, Parking, Payload, compose
+from taskbus.errors import LifecycleConflict, NotFound, RefusedByBudget, TimedOut, UsageError
+from taskbus.lifecycle import BUS, HUMAN, event_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -83,10 +84,14 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The entry that ended somebody's wait; `good` says whether that is what was hoped for."""
+    """The entry that ended somebody's wait; `good` says whether that is what was hoped for.
+
+    `choices` are what can be done where a budget refused the work; None for any other end.
+    """
 
     entry: Entry
     good: bool
+    choices: str | None = None
 
 
 def speak(
@@ -270,7 +275,25 @@ async def outcome(bus: Bus, task: str, after: Position, *, timeout: float | None
     def ended(entry: Entry) -> bool | None:
         return _ENDS.get(event_of(entry.envelope))
 
-    return await _watch(bus, task, after, ended, timeout=timeout, show=show)
+    found = await _watch(bus, task, after, ended, timeout=timeout, show=show)
+    return replace(found, choices=await _choices(bus, found.entry))
+
+
+async def _choices(bus: Bus, end: Entry) -> str | None:
+    """What an escalation says can be done, where a budget is why: the parking, told in the same step, says so."""
+    payload = end.envelope.payload
+    if not isinstance(payload, Escalation) or end.sender != BUS:
+        return None
+    async with aclosing(bus.history.read(end.position)) as entries:
+        async for entry in entries:
+            if entry.task != end.task:
+                continue
+            told = entry.envelope
+            together = told.context.causation_id == end.envelope.context.causation_id
+            if together and isinstance(told.payload, Parking) and told.payload.reason == RefusedByBudget.reason:
+                return payload.error_details.attempted_recovery or ""
+            break
+    return None
 
 
 async def answer(bus: Bus, question: AnyEnvelope, after: Position, *, timeout: float | None) -> Ended:
