@@ -11,7 +11,7 @@ import json
 import re
 import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
@@ -21,6 +21,7 @@ import anyio.to_thread
 from taskbus.errors import Retryable
 from taskbus.findings import printable
 from taskbus_agents import fitting
+from taskbus_agents.masking import Mask
 from taskbus_agents.outcome import last_lines
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class Seen:
 class Checks:
     """How criteria are run: with which environment, each for how many seconds at most; `commands`: whether at all.
 
-    `until` is when all of them must be done, on anyio's clock.
+    `until` is when all of them must be done, on anyio's clock. `mask` is laid over what they show.
     """
 
     runner: Runner
@@ -87,10 +88,12 @@ class Checks:
     timeout: float = LONGEST
     commands: bool = True
     until: float | None = None
+    mask: Mask = field(default_factory=Mask)
 
     async def run(self, criteria: Sequence[str], seen: Seen) -> list[Checked]:
         """Run those that can be run, in their order. Raises Retryable where the system has no room for a command."""
-        return [await self._checked(each, seen) for each in criteria]
+        found = [await self._checked(each, seen) for each in criteria]
+        return [replace(each, evidence=self.mask.text(each.evidence)) for each in found]
 
     async def _checked(self, criterion: str, seen: Seen) -> Checked:
         form, words = parsed(criterion)
@@ -108,7 +111,8 @@ class Checks:
         ended = await self._ran(("sh", "-c", words), seen)
         if isinstance(ended, str):
             return Checked(criterion, "not-met", ended)
-        return Checked(criterion, "met" if ended.code == 0 and ended.cut is None else "not-met", _told(ended))
+        told = _told(self.mask.ended(ended))  # before it is cut to a line: half a key is one too
+        return Checked(criterion, "met" if ended.code == 0 and ended.cut is None else "not-met", told)
 
     async def _fitted(self, criterion: str, words: str, seen: Seen) -> Checked:
         order = await anyio.to_thread.run_sync(_to_fit, words, seen)

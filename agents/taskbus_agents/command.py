@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sysconfig
-from contextlib import nullcontext
+from contextlib import aclosing, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -22,15 +22,17 @@ from taskbus_agents import evidence, outcome, retry, talk
 from taskbus_agents.checks import Seen, is_runnable
 from taskbus_agents.coordination import Office, further, settling
 from taskbus_agents.folders import Files, Folders, Printed
+from taskbus_agents.masking import Mask
 from taskbus_agents.outcome import Words
 from taskbus_agents.taken import answered, asks_for_work, begun, going, is_ours, lines_to, place_of, stands
 from taskbus_agents.workspace import COMPLETION_FILE, Changes, Workspace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
+    from taskbus.budget import Run
     from taskbus.envelope import AnyEnvelope, Usage
     from taskbus.work import Work
     from taskbus_agents.checks import Checks
@@ -45,11 +47,12 @@ _OF_ANOTHER = frozenset({"BUS_PREVIOUS", "BUS_TOKEN", "BUS_COORDINATOR", "BUS_TE
 @dataclass(frozen=True, slots=True)
 class CommandAgent:
     """A handler that runs `command` for each delivery; `environment` is what it finds besides the variables of
-    its delivery.
+    its delivery. `key` names the variable in it whose value is masked, however it is called.
 
     It works in a folder of `folders`, or in what `workspaces` make where they are given. `checks` run the acceptance
-    criteria that can be run; without them none is. `price` puts prices on usage that the command tells without; `hold`
-    reserves money for a run, for as long as it is entered. `on_start` is told of each run, `on_incident` of what is
+    criteria that can be run; without them none is. `price` puts prices on what the command tells of its usage, and says
+    what stands for usage that it does not tell; `hold` reserves money for a run, for as long as it is entered, and is
+    told what a run has used that ends without an outcome. `on_start` is told of each run, `on_incident` of what is
     odd and no failure, `on_stderr` is given each line of stderr, with its task.
     """
 
@@ -57,11 +60,12 @@ class CommandAgent:
     runner: Runner
     folders: Folders
     environment: Mapping[str, str]
+    key: str | None = None
     workspaces: Workspaces | None = None
     checks: Checks | None = None
     office: Office | None = None
-    price: Callable[[Usage], Usage] | None = None
-    hold: Callable[[Work, Begun], AbstractAsyncContextManager[object]] | None = None
+    price: Callable[[Sequence[Usage]], tuple[Usage, ...]] = tuple
+    hold: Callable[[Work, Begun], AbstractAsyncContextManager[Run]] | None = None
     on_start: Callable[[Work], None] = lambda _work: None
     on_incident: Callable[[str], None] = lambda _incident: None
     on_stderr: Callable[[str, str], None] | None = None
@@ -81,17 +85,21 @@ class CommandAgent:
             return None
         await work.acknowledged()  # the command may speak about its task from its first moment
         task = await begun(work)
-        async with self.hold(work, task) if self.hold is not None else nullcontext():
-            return await self._ran(work, task)
+        async with self.hold(work, task) if self.hold is not None else nullcontext() as money:
+            settled = await self._ran(work, task, money)
+            return settled and [self._mask.document(each) for each in settled]
 
-    async def _ran(self, work: Work, task: Begun) -> list[Document] | None:
+    async def _ran(self, work: Work, task: Begun, money: Run | None) -> list[Document] | None:
         delivery = work.delivery
+        used = money.usage if money is not None else []
         place = await anyio.to_thread.run_sync(self._placed, work, task)
         file = place.folder / COMPLETION_FILE
         before = _fingerprint(file)
+        used[:] = self.price(())  # of what it uses from now on nobody may hear
         try:
             ended = await self._run(work, place, task)
         except OSError as error:
+            used.clear()
             message = f"The agent's command could not be started: {error.strerror or error}: {self.command[0]}"
             place.leave()
             if delivery.is_to_decide:
@@ -109,21 +117,29 @@ class CommandAgent:
             # The agent has published its outcome itself, or the task was taken away from it.
             printed.keep()
             place.leave()
+            # Where another worker has it now, what this agent tells of is that one's run.
+            is_last = delivery.is_to_decide or known.token == delivery.token
+            if money is not None and not (is_last and await answered(lambda: _has_told(work, money))):
+                used[:] = await self._told(work, words)
+                await answered(lambda: work.bus.budget.settle(money.hold, used))
             return None
         if retry.is_wanted(ended):
+            used[:] = await self._told(work, words)
             kept = printed.keep()
             place.leave()
-            raise retry.failure(ended, words, kept=kept)
+            raise retry.failure(printed.ended, words, kept=kept)
         settle = self._decided if delivery.is_to_decide else self._settling
         return [self._priced(await settle(work, task, place, words, printed))]
 
     def _priced(self, made: Document) -> Document:
         """The same with prices on what was used."""
         envelope = made.envelope
-        if self.price is None or all(used.cost is not None for used in envelope.usage):
-            return made
-        usage = tuple(used if used.cost is not None else self.price(used) for used in envelope.usage)
-        return self._with(made, structs.replace(envelope, usage=usage))
+        usage = self.price(envelope.usage)
+        return made if usage == envelope.usage else self._with(made, structs.replace(envelope, usage=usage))
+
+    async def _told(self, work: Work, words: Words) -> tuple[Usage, ...]:
+        """The usage, with prices, that stands in what the command wrote, where that is none of its outcome."""
+        return self.price(await anyio.to_thread.run_sync(outcome.used, work, words))
 
     @staticmethod
     def _with(made: Document, envelope: AnyEnvelope) -> Document:
@@ -131,6 +147,11 @@ class CommandAgent:
         found = document(envelope)
         source, kind = made.source or made.body, made.source_type or made.content_type
         return Document(found.envelope, found.body, found.content_type, source, kind)
+
+    @property
+    def _mask(self) -> Mask:
+        of_checks = [self.checks.environment] if self.checks is not None else []
+        return Mask.of(self.environment, *of_checks, key=self.environment.get(self.key or ""))
 
     def _office(self, work: Work) -> Office:
         return self.office or Office(work.delivery.agent)
@@ -163,7 +184,9 @@ class CommandAgent:
 
     def _printed(self, work: Work, place: Workspace, task: Begun, ended: Ended) -> Printed:
         logs = place.logs if place.logs != place.folder else None
-        return Printed(self.folders, work.delivery.task, place_of(work, task.task), place.folder, ended, logs)
+        return Printed(
+            self.folders, work.delivery.task, place_of(work, task.task), place.folder, self._mask.ended(ended), logs
+        )
 
     async def _run(self, work: Work, place: Workspace, task: Begun) -> Ended:
         delivery = work.delivery
@@ -173,7 +196,7 @@ class CommandAgent:
             del variables["BUS_TOKEN"]  # whoever decides holds no token of the task's work
         if place.previous is not None:
             variables["BUS_PREVIOUS"] = str(place.previous)
-        lines = lines_to(self.on_stderr, delivery.task)
+        lines = lines_to(self._mask.lines(self.on_stderr), delivery.task)
 
         def cancelled(ended: Ended) -> None:
             self._printed(work, place, task, ended).keep()
@@ -236,7 +259,8 @@ class CommandAgent:
         )
         if changes is not None and self.checks is not None:
             seen = Seen(place.folder, changes, claim.result.description or "")
-            run = replace(run, checked=await self.checks.run(task.delegation.acceptance_criteria, seen))
+            checks = replace(self.checks, mask=self._mask)
+            run = replace(run, checked=await checks.run(task.delegation.acceptance_criteria, seen))
         made, gate = evidence.completion(run)
         if changes is None and made.result.status == claim.result.status:
             return settling
@@ -268,6 +292,16 @@ def environment(
         **({"BUS_COORDINATOR": office.coordinator} if office is not None and office.coordinator is not None else {}),
         **({"BUS_TEAM": " ".join(office.team)} if office is not None and office.team else {}),
     }
+
+
+async def _has_told(work: Work, money: Run) -> bool:
+    """Whether the agent has told of usage itself since money was reserved for it."""
+    mine = work.delivery.task, work.delivery.agent
+    async with aclosing(work.bus.history.read(money.hold.position)) as entries:
+        async for entry in entries:
+            if (entry.task, entry.sender) == mine and entry.envelope.usage:
+                return True
+    return False
 
 
 def _fingerprint(file: Path) -> tuple[int, int, int] | None:

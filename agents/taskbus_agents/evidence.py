@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from taskbus.envelope import Artifact, Completion, ErrorDetails, Gate, Result
 from taskbus.findings import printable
-from taskbus_agents.checks import relative, within
+from taskbus_agents.checks import parsed, relative, within
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,6 +28,8 @@ _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:")
 _SHOWN: Final = 200
 _LONGEST: Final = 20_000
 _LISTED: Final = 10
+_OF_FOLDER: Final = frozenset({"command", "file", "changed", "schema"})
+"""The forms of criteria that ask for something other than words."""
 
 Status: TypeAlias = Literal["success", "partial", "failure"]
 
@@ -116,7 +118,7 @@ def judged(run: Run) -> Judgment:
     if claimed == "partial":
         note = f"{len(passing)} of {len(failing) + len(passing)} criteria met" if run.checked else "nothing was run"
         return Judgment("partial", None, "", Gate(outcome="failed" if failing else "skipped", note=note))
-    if passing:
+    if passing and not _proves_nothing(run):
         return Judgment("success", None, "", Gate(outcome="passed", note=f"criteria met: {len(passing)}"))
     return _claimed(run)
 
@@ -135,12 +137,25 @@ def _claimed(run: Run) -> Judgment:
     if run.permission == "read" and run.tools and _answer(run):
         return Judgment("success", None, "", Gate(outcome="skipped", note=note))
     nothing = "It has changed no file" if run.permission != "read" else "It has looked at nothing"
+    wanted = "a criterion that can be run, such as `file: PATH` or `$ COMMAND`"
+    criteria = "no criterion could be run"
+    if any(each.met == "met" for each in run.checked):
+        nothing, criteria = f"{nothing}, used no tool", "no criterion that is met shows any work"
+        wanted = "a criterion that the work makes true, such as `changed: PATH`"
     message = (
-        f"{nothing}, and no criterion could be run: that it is done is its word alone. "
-        "Give the task a criterion that can be run, such as `file: PATH` or `$ COMMAND`; `says: *` where the answer "
-        "itself is what was asked for."
+        f"{nothing}, and {criteria}: that it is done is its word alone. "
+        f"Give the task {wanted}; `says: *` alone where the answer itself is what was asked for."
     )
     return Judgment(_less(run), "unproven", message, _failed(note))
+
+
+def _proves_nothing(run: Run) -> bool:
+    """Whether it has only spoken, so that what is met of its folder, or by a command, was met before it."""
+    others_change = run.permission == "read" and not run.workspace.is_own
+    touched = run.changes.commits or (run.changes.files and not others_change)
+    # In a folder with more files than are looked at, only the program can tell that it has done nothing.
+    spoke = not run.tools and not touched and (run.changes.is_whole or run.tools == 0)
+    return spoke and not run.word_counts and any(parsed(each.criterion)[0] in _OF_FOLDER for each in run.checked)
 
 
 def verification(run: Run) -> str:
@@ -161,6 +176,8 @@ def verification(run: Run) -> str:
         lines.append(f"Tool calls: {run.tools}.")
     if run.permission == "read" and run.changes.files and not run.word_counts:
         lines.append("Note: it may only look, and what has changed meanwhile is not said to be its work.")
+    if ran and _proves_nothing(run):
+        lines.append("Note: it has changed nothing and used no tool, so that what is met shows no work.")
     lines += [f"Note: {note}" for note in run.notes]
     if run.claim is not None and run.claim.verification_result:
         lines += ["The agent's own word, not checked:", run.claim.verification_result]

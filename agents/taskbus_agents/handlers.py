@@ -18,12 +18,12 @@ from taskbus_agents.command import CommandAgent, environment
 from taskbus_agents.coordination import Bounds, Office
 from taskbus_agents.folders import Folders
 from taskbus_agents.headless import HeadlessAgent
-from taskbus_agents.spending import Spending
+from taskbus_agents.spending import Spending, is_held
 from taskbus_agents.trouble import Conduct, missing
 from taskbus_agents.workspace import Workspaces
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
@@ -79,8 +79,9 @@ def handler(
                 home=settings.home,
                 office=office,
             ),
+            key=definition.key,
             office=office,
-            price=_price(settings),
+            price=_price(definition, settings),
             hold=_hold(definition, settings),
             workspaces=None if is_plain else _workspaces(definition, folders, settings),
             checks=checks,
@@ -173,23 +174,25 @@ def spending_of(settings: Settings) -> Spending:
     from taskbus_agents.routing import RoutingPolicy
 
     policy = RoutingPolicy.load(settings.policy)
-    return Spending(policy.money, policy.is_free)
+    return Spending(policy.money, policy.is_free, climbs=policy.terms.fallback.on["budget"] == "climb")
 
 
 def _hold(
     definition: Definition, settings: Settings
 ) -> Callable[[Work, Begun], AbstractAsyncContextManager[Run]] | None:
     """What reserves money for a command's run, where its definition says which model runs, or what it may cost."""
-    if definition.hold is None and not (definition.provider and definition.model):
+    if not is_held(definition):
         return None
     spending = spending_of(settings)
     return lambda work, task: spending.held(work, definition, "", task.delegation)
 
 
-def _price(settings: Settings) -> Callable[[Usage], Usage] | None:
-    """What puts prices on usage, where there is a policy."""
+def _price(definition: Definition, settings: Settings) -> Callable[[Sequence[Usage]], tuple[Usage, ...]]:
+    """What puts prices on what a command tells of its usage; where that is paid for, telling nothing is a call, too."""
     spending = spending_of(settings)
-    return spending.price if spending.policy is not None else None
+    if definition.hold or (definition.provider and definition.model):
+        return lambda usage: spending.priced(usage, definition)
+    return lambda usage: tuple(map(spending.price, usage))
 
 
 def _model(definition: Definition) -> dict[str, str]:

@@ -17,7 +17,7 @@ from msgspec import structs
 
 from taskbus import codec
 from taskbus.envelope import Acknowledgment, Completion, Delegation, Escalation, QualityGates, now
-from taskbus.errors import ConfigurationError, LifecycleConflict, Permanent
+from taskbus.errors import ConfigurationError, LifecycleConflict, OverBudget, Permanent, RefusedByBudget
 from taskbus.work import Outcome
 from taskbus_agents import evidence, files, outcome, room, surroundings, trouble
 from taskbus_agents.adapter import Job, Report
@@ -128,10 +128,13 @@ class HeadlessAgent:
             left = None if work.delivery.is_to_decide else _left(task, self.runner.grace)
             one = await self._prepared(work, task, workspace, left, definition)
             changes, settled = await one.done()
+            return settled and [one.mask().document(each) for each in settled]
+        except (OverBudget, RefusedByBudget):
+            await anyio.to_thread.run_sync(workspace.drop)  # nothing has run in it, and it may be tried often
+            raise
         finally:
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(workspace.leave, changes)
-        return settled
 
     def _going(self, work: Work, task: Begun) -> Going:
         """How it is begun: in a folder as it is, a run before may have done what this one finds done already."""
@@ -230,7 +233,7 @@ class _One:
     async def _ran(self, money: Run) -> tuple[Ended, Report]:
         """Run the program, and read what it left. What is known of its usage is in `money` from then on."""
         agent = self.agent
-        launch = self._launch()
+        launch, mask = self._launch(), self.mask()
 
         def over(ended: Ended) -> Report:
             report = self._report(ended, launch)
@@ -239,15 +242,13 @@ class _One:
             return report
 
         def cancelled(ended: Ended) -> None:
-            ended = self._mask(launch).ended(ended)
-            self.workspace.keep(ended)
+            self.workspace.keep(mask.ended(ended))
             over(ended)
 
         await anyio.to_thread.run_sync(files.write, launch.files, self.workspace.home)
         agent.on_start(self.work)
         self.before = await anyio.to_thread.run_sync(files.stamps, launch.reads, self._home())
-        mask, show = self._mask(launch), agent.on_stderr
-        listen = lines_to(show and (lambda name, line: show(name, mask.text(line))), self.work.delivery.task)
+        listen = lines_to(mask.lines(agent.on_stderr), self.work.delivery.task)
         try:
             ended = await agent.runner.run(
                 launch.command,
@@ -268,9 +269,9 @@ class _One:
         if ended.left:
             left = ", ".join(map(str, ended.left))
             self._tell(f"What the agent started could not be ended, and still runs: process {left}.")
-        ended = await anyio.to_thread.run_sync(self._mask(launch).ended, ended)
         # Beside the event loop: what prints without end takes minutes to read, while leases are to be renewed.
-        return ended, await anyio.to_thread.run_sync(over, ended)
+        report = await anyio.to_thread.run_sync(over, ended)
+        return await anyio.to_thread.run_sync(mask.ended, ended), mask.report(report)
 
     def _launch(self) -> Launch:
         if self.launch is None:
@@ -294,8 +295,10 @@ class _One:
     def _home(self) -> Path:
         return surroundings.home(self.agent.environment, self.job.definition, self.workspace)
 
-    def _mask(self, launch: Launch) -> Mask:
-        return Mask.of(self._environment(launch), self.job.key)
+    def mask(self) -> Mask:
+        """What is to be seen of nobody in what comes of it."""
+        agent, launch = self.agent, self._launch()
+        return Mask.of(self._environment(launch), agent.environment, agent.checks.environment, key=self.job.key)
 
     def _environment(self, launch: Launch) -> dict[str, str]:
         return surroundings.environment(self.agent.environment, self.job.definition, launch, self.workspace)
@@ -343,12 +346,11 @@ class _One:
         if (claim is not None and claim.result.status == "failure") or changes.is_gone:
             return ()
         left = _left(self.task, self.agent.runner.grace)
-        checks = self.agent.checks
+        checks = replace(self.agent.checks, mask=self.mask())
         if left is not None:
             checks = replace(checks, until=anyio.current_time() + max(left, _SOON))
         answer = (claim.result.description if claim is not None else None) or said
-        found = await checks.run(self.task.delegation.acceptance_criteria, Seen(self.workspace.folder, changes, answer))
-        return self._mask(self._launch()).checked(found)
+        return await checks.run(self.task.delegation.acceptance_criteria, Seen(self.workspace.folder, changes, answer))
 
     def _made(
         self,

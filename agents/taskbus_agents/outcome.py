@@ -53,6 +53,7 @@ Reason = Literal[
 ]
 """Why a completion is a failure that the agent did not report itself: its `termination_reason`."""
 _ENVELOPE: Final = frozenset({"type", "payload", "sender"})
+_FIRST_USAGE: Final = "usage[0]."
 _ATTEMPT: Final = re.compile(r"<agent-message|\"(?:status|question|escalation)\"\s*:")
 
 
@@ -111,6 +112,12 @@ def reply(work: Work, said: str, *, coordinator: str | None = None) -> tuple[Doc
     if not _ATTEMPT.search(said):
         return None, ""
     return _understood(work, words, lambda completion: completion, coordinator)
+
+
+def used(work: Work, words: Words) -> tuple[Usage, ...]:
+    """What models used by what an agent wrote, where that is valid; nothing else of it counts."""
+    found, _ = _understood(work, words, lambda completion: completion, None)
+    return found.envelope.usage if found is not None else ()
 
 
 def failure(
@@ -213,11 +220,24 @@ def _read(work: Work, words: bytes, published: Callable[[Completion], Completion
             found = lenient.find(text, defaults={**known, "recipient": coordinator}, outcome=True)
     except InvalidEnvelope as error:
         # Of what is nothing but a document, the strict reader says more exactly what is wrong.
-        raise strict if is_document else error from strict
+        raise _of_single_usage(strict, error) if is_document else error from strict
     if found.in_short and isinstance(found.envelope.payload, Completion | Question):
         made = _composed(work, found.envelope.payload, found.envelope.usage, published)
         return _with_source(made, words, FREE_TEXT)
     return Document(found.envelope, found.document, found.content_type, words, FREE_TEXT)
+
+
+def _of_single_usage(strict: InvalidEnvelope, lenient_error: InvalidEnvelope) -> InvalidEnvelope:
+    """What the strict reader says; but of a usage that is no list, which the lenient one takes, what is wrong in it."""
+    others = [each for each in strict.problems if each.place != "usage"]
+    inside = [
+        Problem(f"usage.{each.place.removeprefix(_FIRST_USAGE)}", each.found, each.expected)
+        for each in lenient_error.problems
+        if each.place.startswith(_FIRST_USAGE)
+    ]
+    if not inside or len(others) == len(strict.problems):
+        return strict
+    return InvalidEnvelope([*others, *inside], source=strict.source)
 
 
 def _escalated(work: Work, short: dict[str, object], words: bytes, coordinator: str | None) -> Document:

@@ -34,7 +34,8 @@ class Estimate(NamedTuple):
 def estimate(definition: Definition, prompt: str, policy: Policy | None, when: datetime) -> Estimate | None:
     """What to reserve for a run of an agent with this prompt; None where nobody says what its model costs.
 
-    Without an estimate nothing may run, unless the definition says that it may run unpriced. A free model has one: 0.
+    Without an estimate nothing may run, unless the definition says that it may run unpriced. A free model has one: 0;
+    what any other one is worth is rounded up, so that it never fits under a cap of nothing.
     """
     if definition.hold is not None:
         return Estimate(definition.hold, None, f"as {definition.name} is defined")
@@ -47,7 +48,7 @@ def estimate(definition: Definition, prompt: str, policy: Policy | None, when: d
         return None
     put_in, put_out = policy.allowance.expected if policy else EXPECTED
     put_in += -(-len(prompt.encode()) // _BYTES_PER_TOKEN)
-    cost = found.price.cost(Tokens(put_in, put_out), context=put_in)
+    cost = found.price.cost(Tokens(put_in, put_out), context=put_in, whole=True)
     if cost is None:
         return None
     return Estimate(cost, found.table, f"{put_in:,} tokens of input and {put_out:,} of output, as {found.table} says")

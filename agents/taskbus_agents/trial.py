@@ -1,7 +1,7 @@
 """The trial: one tiny real run of an agent, outside of any bus, and what works of it.
 
 The program is asked to write a file into an empty folder that is deleted afterwards. Nothing is published, reserved or
-settled; what the run costs is the user's. Called by `bus agents test`.
+settled; what the run costs is the user's, and no cap holds it. Called by `bus agents test`.
 """
 
 from __future__ import annotations
@@ -64,6 +64,12 @@ class Trial:
     def good(self) -> bool:
         """Whether nothing failed."""
         return all(check.good is not False for check in self.checks)
+
+    def priced(self, refused: str | None) -> Trial:
+        """The same with why a run for the bus would be refused for want of a price, if it would."""
+        if refused is None:
+            return self
+        return replace(self, checks=(*self.checks, Check("price", good=False, note=refused)))
 
 
 async def tried(

@@ -126,6 +126,13 @@ class Workspace:
                     (self.logs / name).write_bytes(text)
         return self.logs if self.logs.is_dir() else None
 
+    def drop(self) -> None:
+        """Remove what was made for a run that never began; what stood there before stays."""
+        if self.tree is not None:
+            self.tree.remove()
+        elif self.is_own:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
     def leave(self, changes: Changes | None = None) -> None:
         """Remove what nobody needs any more: the run's home, a worktree without changes, an empty folder."""
         if self.home != self.folder:

@@ -6,12 +6,13 @@ nothing. Called by the budget and by supervision.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, cast
 
 from msgspec import Struct
 
 from taskbus import counters, money
-from taskbus.envelope import Budget, Hold, Period, compose
+from taskbus.envelope import NAME_PATTERN, TASK_PATTERN, Budget, Hold, Period, compose
 from taskbus.lifecycle import BUS, HUMAN
 from taskbus.money import Caps, OpenHold, Sums
 from taskbus.validation import hashed_id
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from taskbus.envelope import AnyEnvelope
     from taskbus.keys import Keys
 
+_NAMES = {"agent": re.compile(NAME_PATTERN), "task": re.compile(TASK_PATTERN)}
 WARN = 0.8
 """A cap of which so much is committed and held is warned of."""
 
@@ -72,6 +74,17 @@ class Account(Struct, frozen=True):
         is_recorded = (account, period) in recorded
         cap = recorded[account, period] if is_recorded else caps.get((account, period))
         return cls(account, period, span, sums.committed, sums.held, sums.unpriced, cap, is_recorded)
+
+
+def is_account(name: str) -> bool:
+    """Whether a name can be that of an account: of one provider, agent or task, as envelopes name them.
+
+    A provider's is printable, and no pattern for several, which a policy has.
+    """
+    kind, _, of = name.partition(":")
+    if kind == "provider":
+        return of.isprintable() and of.strip() == of != "" and not {"*", "?"} & {*of}
+    return kind in _NAMES and _NAMES[kind].match(of) is not None
 
 
 async def standing(connection: Connection, keys: Keys, hold: OpenHold, caps: Caps) -> list[Account]:

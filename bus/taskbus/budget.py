@@ -7,7 +7,6 @@ were some, nothing is reserved. Reached as `bus.budget`; called by whoever runs 
 
 from __future__ import annotations
 
-import re
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
@@ -15,11 +14,11 @@ from typing import TYPE_CHECKING, cast
 import anyio
 
 from taskbus import counters, money
-from taskbus.accounts import WARN, Account, released, standing, warning
+from taskbus.accounts import WARN, Account, is_account, released, standing, warning
 from taskbus.append import Appended, Submission, all_appended, append
 from taskbus.codec import document
 from taskbus.delivery import Delivery
-from taskbus.envelope import NAME_PATTERN, TASK_PATTERN, Budget, Hold, Usage, compose, new_id
+from taskbus.envelope import Budget, Hold, Usage, compose, new_id
 from taskbus.errors import DuplicateID, Moved, NotFound, TaskbusError, UsageError
 from taskbus.lifecycle import BUS, HUMAN, MONEY
 from taskbus.money import MOST, Ledger, OpenHold
@@ -39,7 +38,6 @@ _TRIES = 200
 """So often what the log says is put in the place of the counters before the log is found to grow too fast for that."""
 _SETTLING = 10.0
 """Seconds that a run which was cancelled may take to tell of what it used."""
-_ACCOUNT = re.compile(rf"provider:.+|agent:{NAME_PATTERN[1:-2]}|task:{TASK_PATTERN[1:-2]}", re.DOTALL)
 _NO_CAPS: Caps = {}
 
 
@@ -189,10 +187,11 @@ class Budgets:
         It is in force before whatever a policy says. Raises UsageError for an account or amount that cannot be meant,
         and LifecycleConflict for a sender who is not @human.
         """
-        if not _ACCOUNT.fullmatch(account) or (period == "task") != account.startswith("task:"):
+        if not is_account(account) or (period == "task") != account.startswith("task:"):
             raise UsageError(
                 f"There is no account {account!r} by {period}.",
-                advice="Accounts are provider:NAME and agent:@NAME, by month or day, and task:ROOT, by task.",
+                advice="Accounts are provider:NAME and agent:@NAME, by month or day, and task:ROOT, by task; "
+                "a policy has patterns for several.",
             )
         if microusd is not None and not 0 <= microusd <= MOST:
             raise UsageError(f"{microusd} microdollars are no cap.", advice="Use 0 or more, in whole ones.")

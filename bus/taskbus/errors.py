@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
+    from taskbus.money import Full
     from taskbus.payload import FailureReason
 
 
@@ -194,35 +195,33 @@ class OverBudget(Conflict):
     """A reservation does not fit under the cap of an account; nothing was reserved anywhere.
 
     `account` (`provider:…`, `agent:…`, `task:…`) counts by `period`, and is at its cap in `span`, a month or day in
-    UTC: `cap`, `committed`, `held` and what was `asked` for are in microdollars. `resets` is when the next span begins,
-    which is None for a task's account.
+    UTC: `cap`, `committed`, `held` and what was `asked` for are in microdollars. `resets` is when the next span begins;
+    None for a task's account. `full` are all without room, this one first; `is_held` says that only what runs hold
+    takes it in each of them, which is free when they end, but for what they cost.
     """
 
     def __init__(
         self,
         message: str,
         *,
-        account: str,
-        period: str,
-        span: str,
-        cap: int,
-        committed: int,
-        held: int,
         asked: int,
+        full: Sequence[Full],
         resets: datetime | None,
-        advice: str | None = None,
         task: str | None = None,
         envelope: str | None = None,
     ) -> None:
-        super().__init__(message, advice=advice, task=task, envelope=envelope)
-        self.account, self.period, self.span, self.resets = account, period, span, resets
-        self.cap, self.committed, self.held, self.asked = cap, committed, held, asked
+        super().__init__(message, task=task, envelope=envelope)
+        self.asked, self.full, self.resets = asked, tuple(full), resets
+        first = self.full[0]
+        self.account, self.period, self.span = first.account, first.period, first.span
+        self.cap, self.committed, self.held = first.cap, first.committed, first.held
+        self.is_held = all(each.committed + asked <= each.cap for each in self.full)
 
     def details(self) -> dict[str, object]:
-        """What `--json` prints: with the account, and what is left of it."""
-        names = ("account", "period", "span", "cap", "committed", "held", "asked")
-        resets = self.resets.isoformat() if self.resets else None
-        return {**super().details(), **{name: getattr(self, name) for name in names}, "resets": resets}
+        """What `--json` prints: with the account and what is left of it, and all that have no room."""
+        full = [{name: getattr(each, name) for name in each.__struct_fields__} for each in self.full]
+        more = {"asked": self.asked, "is_held": self.is_held, "full": full}
+        return {**super().details(), **full[0], **more, "resets": self.resets.isoformat() if self.resets else None}
 
 
 class BudgetLost(Conflict):
@@ -321,7 +320,8 @@ class QuotaLimited(Failure):
 class RefusedByBudget(Failure):
     """The cap would be exceeded: the delivery is parked at once, and escalated with what can be done about it.
 
-    Raised from the OverBudget that says so, it brings its choices. A handler may as well let that one through.
+    Raised from the OverBudget that says so, it brings its choices. A handler may as well let that one through: where
+    only what other runs hold takes the room, the delivery waits then, and that counts as no attempt.
     """
 
     reason = "refused-by-budget"

@@ -18,7 +18,7 @@ import anyio
 from taskbus.append import Submission, Unit, all_appended
 from taskbus.codec import JSON, Document, encode
 from taskbus.delivery import Release
-from taskbus.envelope import Acknowledgment, now
+from taskbus.envelope import Acknowledgment
 from taskbus.errors import (
     Conflict,
     DuplicateID,
@@ -35,6 +35,7 @@ from taskbus.errors import (
 )
 from taskbus.held import Held
 from taskbus.setbacks import Setback, printable, records, single, undecided, unpublished
+from taskbus.waits import Waits
 from taskbus.work import Accepts, Handler, Outcome, Returned, Settled, Work, outcomes
 
 if TYPE_CHECKING:
@@ -51,8 +52,6 @@ _LOG = logging.getLogger("taskbus.worker")
 # Without a handler of its own, Python prints what nobody configured logging for: a library must not.
 logging.getLogger("taskbus").addHandler(logging.NullHandler())
 _ACCEPTED = Acknowledgment(accepted=True)
-_SOON = 0.1
-"""Seconds that what waits for a quota waits at least."""
 
 
 class Handling:
@@ -89,6 +88,7 @@ class Handling:
         self.held: dict[int, Held] = {}
         self.running: set[Held] = set()
         self.settled = 0
+        self._waits = Waits()
 
     def hold(self, deliveries: Sequence[Delivery], since: float) -> list[Held]:
         """Have deliveries in hand from now on; `since` is when they were taken."""
@@ -284,14 +284,14 @@ class Handling:
             self._set_back(held, Setback.of(error))
 
     def _set_back(self, held: Held, setback: Setback) -> None:
-        """Try it again, let it wait for its quota, or park it: what the reason asks for."""
+        """Try it again, let it wait for its quota or for money, or park it: what the reason asks for."""
         delivery, terms = held.delivery, self._terms
         self._acknowledge(held)  # it was taken on, however soon it failed
         what = f"The {delivery.entry.type} of task {delivery.task}"
-        if setback.until is not None:
-            self._report(f"{what} waits until {setback.until.isoformat(timespec='seconds')}: {setback.message}")
-            # A reset that is over already, by this clock, must not become a loop without a pause.
-            wait = max((setback.until - now()).total_seconds(), terms.pause(1), _SOON)
+        if setback.waits:
+            wait, told = self._waits.next(delivery, setback, terms)
+            if told is not None:
+                self._report(f"{what} {told}")
             self._release(held, Release(delivery, wait, reason=setback.reason))
         elif setback.reason == "retryable" and delivery.tries < terms.attempts:
             pause = terms.pause(delivery.tries)

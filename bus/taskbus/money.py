@@ -15,14 +15,14 @@ from urllib.parse import quote, unquote
 from msgspec import Struct, structs
 
 from taskbus.amount import dollars
-from taskbus.envelope import Acknowledgment, Budget, Parking
+from taskbus.envelope import Acknowledgment, Budget, Parking, Period
 from taskbus.errors import BudgetLost, InvalidEnvelope, OverBudget
 from taskbus.lifecycle import event_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from taskbus.envelope import AnyEnvelope, Period
+    from taskbus.envelope import AnyEnvelope
     from taskbus.errors import Conflict
     from taskbus.lifecycle import Event
     from taskbus.log import Entry
@@ -78,6 +78,17 @@ class OpenHold(Struct, frozen=True):
     def since(self) -> datetime:
         """When it was reserved."""
         return datetime.fromtimestamp(self.position.ms / 1000, UTC)
+
+
+class Full(Struct, frozen=True):
+    """An account in which a reservation has no room, with its cap, and what is spent and reserved, in microdollars."""
+
+    account: str
+    period: Period
+    span: str
+    cap: int
+    committed: int
+    held: int
 
 
 class Sums(Struct):
@@ -195,38 +206,53 @@ def over(envelope: AnyEnvelope, reply: Sequence[str]) -> Conflict:
     """Why the server refused to reserve money, in words."""
     if reply[0] == "uncounted":
         return BudgetLost(task=envelope.task, envelope=envelope.id)
-    _, account, period, span, *numbers = reply
-    account, cap, committed, held, asked = unquoted(account), *map(int, numbers)
-    when = resets(cast("Period", period), span)
-    what = f"{account} in {span}" if when else account
-    return OverBudget(
-        f"{dollars(asked)} do not fit under the cap of {what}: {dollars(committed)} are spent and {dollars(held)} "
-        f"reserved of {dollars(cap)}.",
-        account=account,
-        period=period,
-        span=span,
-        cap=cap,
-        committed=committed,
-        held=held,
+    asked, words = int(reply[1]), iter(reply[2:])
+    found = [
+        Full(unquoted(account), cast("Period", period), span, int(cap), int(committed), int(held))
+        for account, period, span, cap, committed, held in zip(*[words] * 6, strict=True)
+    ]
+    # Those first that no end of a run makes room in.
+    full = sorted(found, key=lambda each: each.committed + asked <= each.cap)
+    error = OverBudget(
+        f"{dollars(asked)} do not fit under the cap of {'; nor under that of '.join(map(_standing, full))}.",
         asked=asked,
-        resets=when,
+        full=full,
+        resets=resets(full[0].period, full[0].span),
         task=envelope.task,
         envelope=envelope.id,
-        advice=choices(envelope.task, account, period, when),
     )
+    error.advice = _choices(envelope.task, error)
+    return error
 
 
-def choices(task: str, account: str, period: str, when: datetime | None) -> str:
-    """What can be done where a cap is reached."""
-    wait = f"Wait until {when:%FT%TZ}, when it is counted anew; " if when else ""
-    return (
-        f"{wait}{'h' if wait else 'H'}and the task to another rung: `bus delegate @agent GOAL --task {task}`; "
-        f"or raise the cap: `bus budget set '{account}' AMOUNT --per {period} --reason …`."
-    )
+def _standing(full: Full) -> str:
+    what = full.account if full.period == "task" else f"{full.account} in {full.span}"
+    return f"{what}: {dollars(full.committed)} are spent and {dollars(full.held)} reserved of {dollars(full.cap)}"
+
+
+def _choices(task: str, error: OverBudget) -> str:
+    """What can be done where caps are reached, of which only that which helps."""
+    spent = [each for each in error.full if each.committed + error.asked > each.cap]
+    turns = [resets(each.period, each.span) for each in spent]
+    said: list[str] = []
+    if error.is_held:
+        said.append("wait until a run has ended that money is reserved for: `bus budget holds` lists them")
+    elif any(error.asked > each.cap for each in spent):
+        said.append("reserve less: `hold` in the agent's definition, or [holds] in the policy")
+    elif len(whens := [turn for turn in turns if turn is not None]) == len(turns):
+        said.append(f"wait until {max(whens):%FT%TZ}, when it is counted anew")
+    said.append(f"hand the task to another rung: `bus delegate @agent GOAL --task {task}`")
+    caps = (f"`bus budget set '{each.account}' AMOUNT --per {each.period} --reason …`" for each in spent or error.full)
+    said.append(f"or raise the cap: {' and '.join(caps)}")
+    text = "; ".join(said)
+    return f"{text[0].upper()}{text[1:]}."
 
 
 class Ledger:
     """The fold: give it every entry of the log, in order.
+
+    A hold counts in the month and on the day of its reservation, and so does what its agent says was used for the task
+    while it is open; what is used without one counts when it is told.
 
     `accounts` are the sums by account and span, `holds` what is open by task, `caps` the recorded ones by account and
     period, None for the decision that there is none, `warned` what was told of: account, span and cap.
@@ -250,10 +276,11 @@ class Ledger:
         if before is not None and ends(envelope, before.id, before.agent):
             self._add(before.provider, before.agent, before.root, before.position.ms, held=-before.microusd)
             del self.holds[entry.task]
+        ms = (before if before is not None and before.agent == entry.sender else entry).position.ms
         for used in envelope.usage:
             spent = used.cost.microusd if used.cost is not None else 0
             calls = int(used.cost is None)
-            self._add(used.provider, entry.sender, entry.root, entry.position.ms, committed=spent, unpriced=calls)
+            self._add(used.provider, entry.sender, entry.root, ms, committed=spent, unpriced=calls)
         if isinstance(envelope.payload, Budget):
             self._record(envelope.payload)
         made = opened(envelope)

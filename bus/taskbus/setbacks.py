@@ -35,19 +35,25 @@ _CATEGORIES: dict[FailureReason, Literal["execution", "validation"]] = {"undecod
 
 @dataclass(frozen=True, slots=True)
 class Setback:
-    """Why a delivery was not dealt with; `until` says when a quota is reset, `choices` what can be done about it."""
+    """Why a delivery was not dealt with, and `choices` of what can be done about it.
+
+    With `waits` it waits, which counts as no try: `until` a quota is reset, or for money that other runs hold.
+    """
 
     reason: FailureReason
     message: str
     until: datetime | None = None
     choices: str | None = None
+    waits: bool = False
 
     @classmethod
     def of(cls, error: Exception) -> Setback:
         """From what a handler raised. What is no Failure may succeed when it is tried again."""
         message = error.message if isinstance(error, TaskbusError) else f"{type(error).__name__}: {error}"
         if isinstance(error, QuotaLimited):
-            return cls("quota-limited", printable(message), error.until)
+            return cls("quota-limited", printable(message), error.until, waits=True)
+        if isinstance(error, OverBudget) and error.is_held:
+            return cls("refused-by-budget", printable(message), waits=True)
         refused = error if isinstance(error, OverBudget | BudgetLost) else error.__cause__
         if isinstance(error, RefusedByBudget | OverBudget | BudgetLost):
             said = refused.advice if isinstance(refused, OverBudget | BudgetLost) else error.advice

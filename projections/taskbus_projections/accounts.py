@@ -41,13 +41,13 @@ class Accounts(ReadModel):
     """Every account, in each month, day or task."""
 
     name = "accounts"
-    version = 1
+    version = 2
     tables: ClassVar[str] = """
         CREATE TABLE accounts ( -- What was spent and is held by provider, agent and tree: what caps are compared with.
             account TEXT NOT NULL, -- provider:anthropic, agent:@kilo, task:ROOT
             span TEXT NOT NULL, -- the month or the day in UTC, 2026-11 or 2026-11-20; ever for the tree of a task
             period TEXT NOT NULL, -- which of them: month, day, task
-            committed_microusd INTEGER NOT NULL, -- what calls with a price cost, with a hold or without
+            committed_microusd INTEGER NOT NULL, -- what calls with a price cost, in the span of their hold if any
             held_microusd INTEGER NOT NULL, -- what open holds reserve that were made in that span
             unpriced_calls INTEGER NOT NULL, -- how many calls have no price: they are in no sum
             PRIMARY KEY (account, span)
@@ -116,7 +116,7 @@ class Accounts(ReadModel):
 
     def fold(self, fact: Fact) -> None:
         """Count what was spent, and what is held; keep caps and warnings."""
-        ms = fact.entry.position.ms
+        ms = self._budgets.spent_ms
         for used in fact.envelope.usage:
             for sums in self._of(used.provider, fact.entry.sender, fact.entry.root, ms):
                 if used.cost is None:

@@ -76,7 +76,7 @@ class Budgets(Follower):
     """Every hold, and the sums of holds by month and provider."""
 
     name = "budgets"
-    version = 2
+    version = 3
     tables: ClassVar[str] = """
         CREATE TABLE holds ( -- Money that was reserved before a model ran, and what was really spent.
             n INTEGER PRIMARY KEY REFERENCES events (n), -- the acknowledgment or the record that opened it
@@ -125,6 +125,8 @@ class Budgets(Follower):
         self._open: dict[str, int] = {}
         self.changes: list[Change] = []
         """What the envelope that is folded now did to what is held."""
+        self.spent_ms = 0
+        """The time in whose spans counts what it says was used: that of its sender's open hold, or its own."""
 
     def begin(self, database: sqlite3.Connection) -> None:
         """Begin a batch."""
@@ -137,26 +139,31 @@ class Budgets(Follower):
     def fold(self, fact: Fact) -> None:
         """Count what is spent under the task's hold, end it, open one."""
         self.changes.clear()
-        step = self._tasks.step
+        self.spent_ms = fact.entry.position.ms
+        step, n = self._tasks.step, self._open.get(fact.task)
+        hold = self._holds.known(n) if n is not None else None
+        is_under = hold is not None and fact.entry.sender == hold.agent
+        if hold is not None and is_under and fact.envelope.usage:
+            self.spent_ms = milliseconds(hold.opened)
         if step is None:
             return
-        n = self._open.get(fact.task)
-        if n is not None:
-            hold = self._holds.known(n)
-            if fact.entry.sender == hold.agent:
+        if hold is not None:
+            if is_under:
                 self._spend(hold, fact)
             if ends(fact.envelope, hold.hold, hold.agent):
                 self._end(hold, fact, step)
         made = opened(fact.envelope)
         if made is not None:
-            self._make(fact, made, step)
+            hold = self._make(fact, made, step)
+            if not is_under:
+                self._spend(hold, fact)
 
     def finish(self) -> None:
         """Write the holds that the batch was about."""
         self._holds.finish()
         self._months.finish(self.database)
 
-    def _make(self, fact: Fact, made: Opened, step: Step) -> None:
+    def _make(self, fact: Fact, made: Opened, step: Step) -> _Hold:
         hold = self._holds.add(
             _Hold(
                 n=fact.n,
@@ -180,7 +187,7 @@ class Budgets(Follower):
         month.open_holds += 1
         month.reserved_microusd = plus(month.reserved_microusd, hold.microusd) or 0
         month.held_microusd = plus(month.held_microusd, hold.microusd) or 0
-        self._spend(hold, fact)
+        return hold
 
     def _spend(self, hold: _Hold, fact: Fact) -> None:
         if not fact.envelope.usage:

@@ -83,9 +83,10 @@ class Price:
             above=above,
         )
 
-    def cost(self, tokens: Tokens, *, context: int | None = None) -> int | None:
+    def cost(self, tokens: Tokens, *, context: int | None = None, whole: bool = False) -> int | None:
         """What a call costs in microdollars, half ones rounded up; None where its counts do not say.
 
+        `whole` rounds every part of one up, for what is reserved: what is not free is then never worth nothing.
         What a class costs that is free need not be known. Counts of several calls together need `context`, the input
         of the longest of them: without it, they are priced as one call, which can only be too much.
         """
@@ -95,7 +96,7 @@ class Price:
                 return None
             long = next((each.price for each in reversed(self.above) if size > each.start), None)
             if long is not None:
-                return long.cost(tokens)
+                return long.cost(tokens, whole=whole)
         read = self.input if self.cache_read is None else self.cache_read
         write = self.input if self.cache_write is None else self.cache_write
         kept = write if self.cache_write_hour is None else self.cache_write_hour
@@ -108,7 +109,7 @@ class Price:
         put_out = _sum(tokens.output, self.output, (tokens.reasoning or 0, thought))
         if put_in is None or put_out is None:
             return None
-        return (put_in + put_out + MILLION // 2) // MILLION
+        return (put_in + put_out + (MILLION - 1 if whole else MILLION // 2)) // MILLION
 
 
 def _sum(total: int | None, price: int, *parts: tuple[int, int]) -> int | None:

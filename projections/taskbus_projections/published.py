@@ -46,6 +46,16 @@ def published(provider: str, model: str, when: datetime) -> Price | None:
     return None if found is None else _price(found.get_prices(when))
 
 
+def alike(provider: str, word: str, when: datetime) -> list[str]:
+    """The provider's models with a price whose names have a word in them: those that look newest first."""
+    try:
+        models = _SNAPSHOT.find_provider(None, provider, None).models
+    except LookupError:
+        return []
+    names = sorted((each.id for each in models if word.casefold() in each.id), reverse=True)
+    return [each for each in names if published(provider, each, when) is not None]
+
+
 @cache
 def _model(provider: str, model: str) -> ModelInfo | None:
     try:

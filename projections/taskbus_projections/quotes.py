@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from msgspec.structs import replace
 
 from taskbus.envelope import Cost
+from taskbus.money import MOST
 from taskbus_projections.pricing import Tokens
 
 if TYPE_CHECKING:
@@ -43,13 +44,13 @@ def priced(policy: Policy | None, used: Usage, when: datetime, *, context: int |
     """What was used, with its cost where that was not reported and the tables and counts say it; else as it is.
 
     `context` is the input of the longest call where the counts are those of several, which matters for prices of long
-    contexts.
+    contexts. A cost that is more than any account can count is none.
     """
     if used.cost is not None:
         return used
     found = quote(policy, used.provider, used.model, when)
     cost = None if found is None else found.price.cost(tokens_of(used), context=context)
-    if found is None or cost is None:
+    if found is None or cost is None or cost > MOST:
         return used
     return replace(used, cost=Cost(source="priced", table=found.table, microusd=cost))
 

@@ -89,7 +89,7 @@ def test_a_mask_covers_keys_and_nothing_else():
         "PATH": "/usr/bin:/usr/local/bin:/bin",
     }
     text = f"{KEY} /var/keys/somebody/id_ed25519 on hunter22 /usr/bin:/usr/local/bin:/bin short!"
-    assert Mask.of(environment, "short!").text(text) == (
+    assert Mask.of(environment, key="short!").text(text) == (
         "*** /var/keys/somebody/id_ed25519 on *** /usr/bin:/usr/local/bin:/bin ***"
     )
 

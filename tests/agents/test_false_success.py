@@ -6,8 +6,9 @@ Each case is what an agent's program does and says, the criteria of its delegati
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+import anyio
 import pytest
 
 from taskbus.envelope import Answer
@@ -119,6 +120,28 @@ CASES = {
     "an answer that does not say what it must": Case(
         [["look"], ["result", done(description="It is fine.")]], "not-met", ("says: SQL injection",)
     ),
+    # --- The criteria that were met before.
+    "a file that was there before": Case([["result", done()]], "unproven", ("file: old.ts",), before={"old.ts": "old"}),
+    "a check that passed before": Case([["result", done()]], "unproven", ("$ test -f a",), before={"a": "x"}),
+    "a check that nothing can fail": Case([["result", done()]], "unproven", ("$ true",)),
+    "a document that fitted its schema before": Case(
+        [["result", done()]], "unproven", (f"schema: a.json {SCHEMA}",), before={"a.json": '{"name": 1}'}
+    ),
+    "words beside a file that was there before": Case(
+        [["result", "It is complete."]], "unproven", ("says: complete", "file: a"), before={"a": "x"}
+    ),
+    "a file that was there before, named as its own": Case(
+        [["result", done(outputs=["a"])]], "unproven", ("file: a",), before={"a": "x"}
+    ),
+    "a reviewer that has only heard of a file": Case(
+        [["result", done()]], "unproven", ("file: a",), before={"a": "x"}, more={"permission": "read"}
+    ),
+    "a file that was there before, in a copy": Case(
+        [["result", done()]], "unproven", ("file: a",), before={"a": "x"}, more={"workspace": "copy"}
+    ),
+    "a file that it was to change, beside one that was there before": Case(
+        [["result", done()]], "not-met", ("file: a", "changed: a"), before={"a": "x"}
+    ),
     # --- What its program says.
     "exit code 0 after an error of the model, called success": Case(
         [["write", "a", "x"], ["result", done(), ERROR]], None
@@ -206,6 +229,56 @@ async def test_an_adapter_that_believes_everything_is_not_believed(scene):
     assert (await scene.completion()).termination_reason == "not-met"
 
 
+async def test_a_committed_file_is_no_work_of_a_run_in_a_worktree(scene, tmp_path):
+    """It is in every worktree, whatever the run has done."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    (folder / "a").write_text("x")
+    who = ("-c", "user.name=a", "-c", "user.email=a@b")
+    for words in (("init", "--quiet"), ("add", "a"), (*who, "commit", "--quiet", "--message", "a")):
+        await anyio.run_process(["git", *words], cwd=folder)
+    await scene.delegate("file: a", "$ test -f a")
+    await scene.run(["result", done()], workspace="worktree", folder=folder)
+    envelope = await scene.settled()
+    assert (envelope.payload.result.status, envelope.payload.termination_reason) == ("partial", "unproven")
+    assert envelope.quality_gates.output.outcome == "failed"
+    assert "used no tool" in envelope.payload.verification_result
+
+
+@pytest.mark.parametrize(
+    ("criteria", "steps"),
+    [
+        (("file: old",), [["look"]]),
+        (("$ test -f old",), [["shell", "true"]]),
+        (("$ test -f marker",), [["shell", "touch marker"]]),
+        (("$ test ! -e old",), [["remove", "old"]]),
+        (("says: done",), []),
+        (("says: *", "Reads well"), []),
+    ],
+    ids=["looked", "ran something", "an empty file", "a removed file", "words alone", "words and a text"],
+)
+async def test_who_has_done_something_or_was_to_speak_alone_is_believed(scene, tmp_path, criteria, steps):
+    """The other side: a tool, a change of any kind, or words where words alone were asked for."""
+    case = Case([*steps, ["result", done()]], None, criteria, before={"old": "x"})
+    assert await _result(scene, tmp_path, case, review=True) == "success"
+    assert (await scene.settled()).quality_gates.output.outcome == "passed"
+
+
+@pytest.mark.parametrize(("steps", "status"), [([], "partial"), ([["write", "a", "y"]], "success")])
+async def test_of_a_program_that_tells_no_tools_the_folder_tells(scene, tmp_path, steps, status):
+    """What has changed there is all that can be known of its work."""
+
+    class Silent(StandIn):
+        """It does not tell its tools."""
+
+        def report(self, ended, job, read):
+            """As usual, without them."""
+            return replace(super().report(ended, job, read), tools=None)
+
+    case = Case([*steps, ["result", done()]], None, ("file: a",), before={"a": "x"}, more={"adapter": Silent()})
+    assert await _result(scene, tmp_path, case, review=True) == status
+
+
 async def _result(scene: Scene, tmp_path, case: Case, *, review: bool) -> str:
     """The status that is recorded; "none" where there is no completion."""
     more = dict(case.more)
@@ -214,7 +287,7 @@ async def _result(scene: Scene, tmp_path, case: Case, *, review: bool) -> str:
         folder.mkdir()
         for name, text in case.before.items():
             (folder / name).write_text(text)
-        more |= {"workspace": "as-is", "folder": folder}
+        more = {"workspace": "as-is", "folder": folder, **more}
     await scene.delegate(*case.criteria, review_required=review)
     await scene.run(*case.steps, **more)
     found = await scene.envelopes("completion")

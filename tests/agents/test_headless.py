@@ -13,7 +13,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from taskbus.envelope import Answer, Cancellation, Cost, Usage, Verdict, now
+from taskbus.envelope import Acknowledgment, Answer, Cancellation, Cost, Delegation, Usage, Verdict, now
 from taskbus.errors import ConfigurationError
 from taskbus_agents.adapters.claude import Claude
 from taskbus_agents.routing import RoutingPolicy
@@ -294,6 +294,39 @@ async def test_over_its_cap_nothing_runs(scene):
     assert parking.payload.reason == "refused-by-budget"
     assert await scene.state() == "escalated"
     assert not (scene.home / "prompts").exists()
+
+
+@pytest.mark.parametrize("kind", ["copy", "worktree"])
+async def test_what_waits_for_money_leaves_nothing(scene, tmp_path, kind):
+    """Each time that another run still holds the money, the workspace goes that was made in vain."""
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "a.txt").write_text("a\n")
+    git = ("git", "-c", "user.name=x", "-c", "user.email=x@y", "-C", str(project))
+    for words in (("init", "-q"), ("add", "."), ("commit", "-q", "-m", "x")):
+        subprocess.run([*git, *words], check=True)  # noqa: ASYNC221 - a moment
+    await scene.bus.budget.set_cap("provider:anthropic", "month", 60_000, reason="test")
+    await scene.say(Delegation(goal="g"), recipient="@other", task="other")
+    await scene.say(Acknowledgment(accepted=True), sender="@other", recipient="@lead", task="other")
+    await scene.bus.budget.reserve("other", agent="@other", provider="anthropic", model="m", microusd=20_000)
+    await scene.delegate()
+    seen = set()
+
+    async def released():
+        while len(seen) < 2:
+            lines = (await scene.bus.connection.hash(scene.bus.keys.held(AGENT))).values()
+            seen.update(line for line in lines if line.endswith("refused-by-budget"))
+            await anyio.sleep(0.01)
+        await scene.bus.budget.release("other")
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(released)
+        await scene.run(["write", "b.txt", "b"], ["result", done()], workspace=kind, folder=project)
+    assert (await scene.completion()).result.status == "success"
+    (folder,) = [each for each in (scene.home / "runs" / TASK).iterdir() if each.suffix != ".logs"]
+    assert sorted(each.name for each in folder.iterdir() if each.name != ".git") == ["a.txt", "b.txt"]
+    branches = subprocess.run([*git, "branch"], check=True, capture_output=True, text=True).stdout  # noqa: ASYNC221 - a moment
+    assert len(branches.splitlines()) == (1 if kind == "copy" else 2)
 
 
 async def test_anything_unasked_needs_the_policy(scene):

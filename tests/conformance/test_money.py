@@ -13,7 +13,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from taskbus.envelope import Acknowledgment, Cost, Delegation, Status, Usage, compose
+from taskbus.envelope import Acknowledgment, Budget, Cost, Delegation, Status, Usage, compose
 from taskbus.errors import BudgetLost, Moved, OverBudget
 from taskbus.money import Ledger
 from tests.conformance.spender import CAPS
@@ -182,7 +182,7 @@ async def jump(bus, milliseconds):
 
 @pytest.mark.parametrize(("year", "month"), [(2031, 1), (2032, 3)])
 async def test_a_month_and_a_day_turn_with_the_positions_of_the_log(bus, year, month):
-    """Caps are counted anew from the first millisecond of the next month or day, in UTC; holds stay in theirs."""
+    """Caps are counted anew from the first millisecond of the next month or day, in UTC; runs stay in theirs."""
     turn = int(datetime(year, month, 1, tzinfo=UTC).timestamp() * 1000)
     caps = {("provider:anthropic", "month"): 100, ("agent:@kilo", "day"): 100, ("task:t", "task"): 250}
     await jump(bus, turn - 60_000)
@@ -200,14 +200,50 @@ async def test_a_month_and_a_day_turn_with_the_positions_of_the_log(bus, year, m
     await bus.budget.settle(old, [usage(10)])
     now = {(each.account, each.span): (each.committed, each.held) for each in await bus.budget.accounts(all_spans=True)}
     before, after = old.since.strftime("%Y-%m"), f"{year}-{month:02}"
-    assert now["provider:anthropic", before] == (40, 0)
-    assert now["provider:anthropic", after] == (10, 100)
-    assert now["agent:@kilo", f"{after}-01"] == (10, 100)
+    assert now["provider:anthropic", before] == (50, 0)
+    assert now["provider:anthropic", after] == (0, 100)
+    assert now["agent:@kilo", f"{after}-01"] == (0, 100)
     assert now["task:t", "ever"] == (50, 0)
     with pytest.raises(OverBudget) as refused:
         await reserve(bus, "v", 1, caps=caps)
-    assert refused.value.committed == 10
+    assert (refused.value.committed, refused.value.is_held) == (0, True)
     assert await bus.budget.check() == []
+
+
+async def test_what_a_run_costs_counts_where_it_was_reserved(bus):
+    """A run that goes on over midnight uses up the day in which it began: the next one has all of its cap."""
+    turn = int(datetime(2031, 1, 1, tzinfo=UTC).timestamp() * 1000)
+    caps = {("provider:anthropic", "day"): 100, ("provider:anthropic", "month"): 100}
+    await jump(bus, turn - 60_000)
+    await working(bus, "t", "u", "v", "w")
+    old = await reserve(bus, "t", 100, caps=caps)
+    await jump(bus, turn)
+    new = await reserve(bus, "u", 100, caps=caps)
+    half = compose(Status(progress="half"), sender="@kilo", recipient="@boss", task="t", usage=(usage(60),))
+    await bus.publish(half)
+    for hold in (old, new):
+        await bus.budget.settle(hold, [usage(40 if hold is old else 100)])
+    assert await committed(bus) == {"2030-12-31": 100, "2030-12": 100, "2031-01-01": 100, "2031-01": 100}
+    assert await bus.budget.check() == []
+
+    # What nobody reserved counts when it is told.
+    await bus.publish(compose(Status(progress="x"), sender="@kilo", recipient="@boss", task="v", usage=(usage(5),)))
+    assert await committed(bus) == {"2030-12-31": 100, "2030-12": 100, "2031-01-01": 105, "2031-01": 105}
+    # More than was reserved counts beside it; what somebody else says of the task, when it is told.
+    await jump(bus, turn + 2 * 86_400_000)
+    more = await reserve(bus, "w", 0, caps=caps)
+    await jump(bus, turn + 3 * 86_400_000)
+    await bus.publish(compose(Budget(budget="settled"), sender="@cline", recipient="@bus", task="w", usage=(usage(1),)))
+    await bus.budget.settle(more, [usage(9)])
+    found = await committed(bus)
+    assert (found["2031-01-03"], found["2031-01-04"], found["2031-01"]) == (9, 1, 115)
+    assert await bus.budget.check() == await bus.budget.rebuild() == []
+
+
+async def committed(bus):
+    """What a provider has committed, by the month and the day."""
+    found = await bus.budget.accounts(all_spans=True)
+    return {each.span: each.committed for each in found if each.account == "provider:anthropic"}
 
 
 @pytest.mark.parametrize("lost", ["budget", "holds"])

@@ -81,7 +81,7 @@ def test_a_cap_refuses_until_a_human_raises_it(work):
     before = len(work.log())
     refused = work("publish", "-", input=asked)
     assert refused.code == 7
-    for words in ("$0.60", "provider:anthropic", "Wait until", "bus delegate", "bus budget set"):
+    for words in ("$0.60", "provider:anthropic", "Reserve less", "bus delegate", "bus budget set"):
         assert words in refused.stdout
     told = json.loads(work("publish", "-", "--json", input=asked).stdout)
     wanted = {"error": "OverBudget", "cap": 500_000, "committed": 0, "held": 0, "asked": 600_000, "period": "month"}
@@ -209,7 +209,13 @@ def test_what_is_no_amount_is_refused(bus, amount):
         (("set", "openai", "5", "--reason", "a\x1b[2J"), 2, "in one line"),
         (("set", "planet:x", "5", "--reason", "r"), 2, "is no account"),
         (("set", "provider:", "5", "--reason", "r"), 2, "is no account"),
-        (("set", "@no body", "5", "--reason", "r"), 2, "There is no account"),
+        (("set", "@no body", "5", "--reason", "r"), 2, "is no account"),
+        (("set", "agent:no\nbody", "5", "--reason", "r"), 2, "is no account"),
+        (("set", "anthropic\nopenai", "5", "--reason", "r"), 2, "ACCOUNT"),
+        (("set", "provider:anthr\u2028opic", "5", "--reason", "r"), 2, "is no account"),
+        (("set", "provider:*", "5", "--reason", "r"), 2, "under [caps]"),
+        (("set", "open?i", "5", "--reason", "r"), 2, "names several"),
+        (("set", "", "5", "--reason", "r"), 2, "is no account"),
         (("set", "task:t", "5", "--per", "day", "--reason", "r"), 2, "There is no account"),
         (("set", "openai", "5", "--per", "year", "--reason", "r"), 2, "year"),
         (("release", "nobody-knows"), 3, "No money is reserved"),
@@ -234,8 +240,14 @@ def test_an_account_that_nobody_has_used_is_pointed_out(work):
     """A cap of a name that was mistyped would hold nothing: the known ones are named, and the cap is set."""
     work("publish", "-", input=reserving("cache-1", 1))
     typed = work("budget", "set", "anthropc", "5", "--reason", "r")
-    assert (typed.code, "Known: provider:anthropic." in typed.stderr) == (0, True)
-    assert "Known" not in work("budget", "set", "anthropic", "5", "--reason", "r").stderr
+    assert (typed.code, "did you mean provider:anthropic?" in typed.stderr) == (0, True)
+    written = work("budget", "set", "Anthropic", "5", "--reason", "r").stderr
+    assert "of provider:Anthropic before: did you mean provider:anthropic?" in written
+    assert "Known: provider:Anthropic, provider:anthropc, provider:anthropic." in work(
+        "budget", "set", "z", "5", "--reason", "r"
+    ).stderr.replace("\n", " ")
+    assert "did you mean @kilo?" in work("budget", "set", "@kiloo", "5", "--reason", "r").stderr
+    assert "did you mean" not in work("budget", "set", "anthropic", "5", "--reason", "r").stderr
 
 
 def test_what_a_budget_refused_is_named_when_the_cap_is_raised(work):

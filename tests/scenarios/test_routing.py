@@ -19,6 +19,7 @@ rung = "three"
 agent = "@three"
 paid = true
 """
+ASKS = """echo '{"question": "what?"}'"""
 
 
 @pytest.fixture
@@ -40,6 +41,8 @@ def test_agents_are_added_listed_and_shown(bus, project):
     assert bus("agents", "add", "@one", "--adapter", "claude").code == 4
     assert bus("agents", "add", "@docs", "--adapter", "claude").code == 4
     assert bus("agents", "add", "@x", "--adapter", "claud").code == 2
+    done = bus("agents", "add", "@x", "--adapter", "command")
+    assert (done.code, "-- ./agent.sh" in done.stderr, "@x" in (project / "bus.toml").read_text()) == (2, True, False)
     found = bus("agents", "list", "--json").json()["agents"]
     assert [(each["name"], each["adapter"]) for each in found] == [("@docs", "claude"), ("@one", "command")]
     assert "You write." in bus.ok("agents", "show", "docs")
@@ -60,6 +63,7 @@ def test_agents_are_added_listed_and_shown(bus, project):
 def test_work_is_routed_recorded_and_climbs(bus, project):
     """The chosen rung and each that was passed stand in the log with the delegation, and in the one after the climb."""
     assert bus.ok("route", "--task-type", "code").split()[0] == "@two"
+    assert bus.ok("route", "--type", "code").split()[0] == "@two"
     assert "passed  one  not-able" in bus("route", "--task-type", "code", "--explain").stdout
     assert "@nobody is not defined here" in bus("route", "--agent", "@nobody", "--task-type", "x", "--explain").stderr
     nobody = bus("route", "--agent", "@three", "--json")
@@ -92,7 +96,8 @@ def test_what_cannot_be_routed_says_why(bus, project):
     assert bus("delegate", "--complexity", "simple", "@two", "x").code == 2
     assert bus("delegate", "--route", "--complexity", "odd", "x").code == 2
     (project / "goal.md").write_text("a long goal", encoding="utf-8")
-    assert bus.ok("delegate", "--route", "--goal-file", "goal.md", "--type", "docs")
+    assert bus.ok("delegate", "--route", "--goal-file", "goal.md", "--task-type", "docs")
+    assert bus.last().envelope.payload.task_type == "docs"
     assert (bus.last().recipient, bus.last().envelope.payload.goal) == ("@one", "a long goal")
     (project / "bus.toml").write_text("", encoding="utf-8")
     assert bus("route", "--task-type", "x").code == 2
@@ -120,3 +125,30 @@ def test_the_doctor_reads_the_policy(bus, project):
         assert bus("agents", "doctor", "--policy", "other.toml", "--json").json()["policy"]["sound"] is False
     (project / "bus.toml").write_text("", encoding="utf-8")
     assert bus("agents", "doctor", "--json").json()["policy"] is None
+
+
+def test_a_model_without_a_price_is_told_before_it_is_refused(bus, project):
+    """Doctor and trial say what a run would be refused for, and how the model is named; not where a rung names one."""
+    bus.ok("agents", "add", "@short", "--adapter", "claude", "--model", "sonnet")
+    bus.ok("agents", "add", "@full", "--adapter", "claude", "--model", "claude-sonnet-4-5")
+    bus.ok("agents", "add", "@unnamed", "--adapter", "claude")
+    bus.ok("agents", "add", "@tool", "--", "sh", "-c", ASKS)
+    bus.ok("agents", "add", "@paid", "--provider", "nobody", "--model", "x", "--", "sh", "-c", ASKS)
+
+    def told():
+        lacking = bus("agents", "doctor", "--json").json()["lacking"]
+        return {each["agent"]: each["what"] for each in lacking if each["what"].startswith("Nobody says what")}
+
+    assert set(told()) == {"@docs", "@short", "@unnamed", "@paid"}
+    assert "such as claude-sonnet-" in told()["@short"]
+    assert "unpriced = true" in told()["@unnamed"]
+    done = bus("agents", "test", "@paid", "--json")
+    assert (done.code, {each["name"]: each["good"] for each in done.json()["checks"]}) == (
+        1,
+        {"program": True, "run": True, "outcome": True, "price": False},
+    )
+    bus.ok("agents", "add", "@paid", "--replace", "--set", "unpriced=true", "--provider", "x", "--", "sh", "-c", ASKS)
+    bus.ok("agents", "test", "@paid")
+    rung = '[[ladder]]\nrung = "u"\nagent = "@unnamed"\nmodel = "anthropic/claude-sonnet-4-5"\n'
+    (project / "policy.toml").write_text(f"{POLICY}{rung}", encoding="utf-8")
+    assert set(told()) == {"@docs", "@short"}

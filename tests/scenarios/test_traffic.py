@@ -432,6 +432,11 @@ def test_an_inbox_shows_leases(story: Console) -> None:
         ({"wait": 0.0, "counts": True, "reason": "retryable"}, "to be tried again (1 try so far)", ("retryable", 1)),
         ({"wait": 7200.0, "reason": "quota-limited"}, "waits for its quota until ", ("quota-limited", 0)),
         ({"wait": 0.0, "reason": "quota-limited"}, "its quota is reset", ("quota-limited", 0)),
+        (
+            {"wait": 9.0, "reason": "refused-by-budget"},
+            "waits for money that other runs hold",
+            ("refused-by-budget", 0),
+        ),
         ({}, "handed back", ("handed-back", 0)),
     ],
 )

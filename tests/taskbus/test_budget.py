@@ -13,6 +13,7 @@ from taskbus.append import Submission, Unit, all_appended, append, commit
 from taskbus.cli.options import exit_code
 from taskbus.client import Bus
 from taskbus.codec import document
+from taskbus.delivery import Delivery
 from taskbus.envelope import (
     Acknowledgment,
     Budget,
@@ -44,9 +45,12 @@ from taskbus.errors import (
 )
 from taskbus.lifecycle import MONEY
 from taskbus.money import MOST
+from taskbus.setbacks import Setback
 from taskbus.supervision import Supervision, look
+from taskbus.terms import Terms
+from taskbus.waits import Waits
 from taskbus.work import Outcome
-from tests.taskbus.workplace import idle
+from tests.taskbus.workplace import Incidents, idle
 
 pytestmark = pytest.mark.anyio
 
@@ -168,7 +172,7 @@ async def test_a_failed_reservation_stops_the_run(bus):
     assert escalation.recipient == "@boss"
     details = escalation.payload.error_details
     assert "$0.002 do not fit under the cap of provider:anthropic in 2" in details.message
-    for choice in ("Wait until 2", "--task t", "bus budget set 'provider:anthropic' AMOUNT --per month"):
+    for choice in ("Reserve less", "--task t", "bus budget set 'provider:anthropic' AMOUNT --per month"):
         assert choice in details.attempted_recovery
     assert await spent(bus) == (0, 0, 0)
 
@@ -306,6 +310,122 @@ async def test_a_worst_case_hold_stands_in_the_way_no_longer_than_its_run(bus):
     assert "$0.00 are spent and $0.00095 reserved of $0.001" in refused.value.message
     await bus.budget.settle(hold, [call(20)])
     await reserve(bus, "u", 980)
+
+
+async def test_work_waits_for_what_other_runs_only_hold(bus):
+    """Four tasks at once, of which one alone fits while it runs, though none costs much: the others wait for it, each
+    is told of once, is tried as often as if nothing had been, and nobody is asked.
+    """
+    tasks = [f"t{number}" for number in range(4)]
+    for task in tasks:
+        await bus.publish(compose(Delegation(goal="g"), sender="@boss", recipient="@kilo", task=task))
+    tries, incidents, asked = {}, Incidents(), 0
+
+    async def handler(work):
+        nonlocal asked
+        asked += 1
+        await work.acknowledged()
+        await work.bus.budget.reserve(work.delivery, provider="anthropic", model="opus", microusd=900, caps=CAPS)
+        tries[work.delivery.task] = work.delivery.tries
+        while len(incidents) < 3 or asked < 9:  # noqa: ASYNC110 - the worker tells nobody that it tries again
+            await anyio.sleep(0.01)
+        return Outcome(DONE, (call(15),))
+
+    await idle(bus.worker("@kilo", handler, concurrency=4, attempts=2, backoff=0, on_incident=incidents))
+    assert tries == dict.fromkeys(tasks, 1)
+    (waited, *_), said = (
+        [what for what in incidents if "waits for money" in what],
+        "$0.00 are spent and $0.0009 reserved",
+    )
+    assert said in waited
+    assert len([what for what in incidents if "waits for money" in what]) == 3
+    types = [entry.type async for entry in bus.log.read()]
+    assert (types.count("completion"), types.count("escalation"), types.count("parking")) == (4, 0, 0)
+    assert await spent(bus) == (60, 0, 0)
+    assert await bus.budget.check() == []
+
+
+async def test_what_is_parked_at_once_though_others_only_hold_the_room(bus):
+    """A handler that says so, since the next rung is to have it; and where one of the accounts has spent its cap."""
+    await working(bus, "held")
+    await reserve(bus, "held", 900)
+
+    async def handler(work):
+        await work.acknowledged()
+        try:
+            await work.bus.budget.reserve(work.delivery, provider="anthropic", model="opus", microusd=200, caps=CAPS)
+        except OverBudget as error:
+            raise RefusedByBudget(error.message) from error
+
+    await bus.publish(compose(Delegation(goal="g"), sender="@boss", recipient="@kilo", task="t"))
+    await idle(bus.worker("@kilo", handler, backoff=0))
+    assert (await bus.task("t")).state == "escalated"
+
+    await bus.budget.set_cap("agent:@cline", "day", 150, reason="Little.")
+    await working(bus, "u", agent="@cline")
+    with pytest.raises(OverBudget) as refused:
+        await reserve(bus, "u", 200, agent="@cline")
+    error = refused.value
+    assert (error.account, error.is_held, [each.account for each in error.full]) == (
+        *("agent:@cline", False),
+        ["agent:@cline", "provider:anthropic"],
+    )
+
+
+def test_the_pause_of_what_waits_for_money_grows(monkeypatch):
+    """From a second to half a minute, spread, and with the number of those that wait; forgotten after a while."""
+    clock = [1000.0]
+    monkeypatch.setattr("taskbus.waits.monotonic", lambda: clock[0])
+    waits, terms, held = Waits(), Terms(), Setback("refused-by-budget", "x", waits=True)
+    one, other = (Delivery("@kilo", name, 1, 1, None, None) for name in ("a", "b"))
+    pauses, told = [], []
+    for _ in range(9):
+        seconds, said = waits.next(one, held, terms)
+        pauses.append(seconds)
+        told.append(said is not None)
+        clock[0] += seconds
+    assert all(low <= each <= 2 * low for each, low in zip(pauses, (0.5, 1, 2, 4, 8, 15, 15, 15, 15), strict=True))
+    assert told == [True] + [False] * 8
+    assert waits.next(other, held, terms)[1] is not None
+    crowd = [Delivery("@kilo", f"c{number}", 1, 1, None, None) for number in range(1000)]
+    assert [waits.next(each, held, terms)[0] for each in crowd][-1] >= 100
+    clock[0] += 1000
+    seconds, said = waits.next(one, held, terms)
+    assert seconds <= 1
+    assert said is not None
+
+
+async def test_a_refusal_names_every_cap_and_what_helps(bus):
+    """All accounts without room, first those that no end of a run helps; and to wait only where that does."""
+    await working(bus, "t", "u", "v")
+    await bus.budget.set_cap("agent:@kilo", "day", 1500, reason="Less.")
+    await reserve(bus, "t", 800)
+    with pytest.raises(OverBudget) as refused:
+        await reserve(bus, "u", 900)
+    error = refused.value
+    assert [(each.account, each.period) for each in error.full] == [
+        ("provider:anthropic", "month"),
+        ("agent:@kilo", "day"),
+    ]
+    assert error.is_held
+    assert "; nor under that of agent:@kilo in 2" in error.message
+    assert error.advice.startswith("Wait until a run has ended that money is reserved for: `bus budget holds`")
+    assert "2026" not in error.advice
+    assert "'provider:anthropic' AMOUNT --per month --reason …` and `bus budget set 'agent:@kilo'" in error.advice
+
+    await say(bus, Status(progress="x"), "v", usage=(call(950),))
+    with pytest.raises(OverBudget) as refused:
+        await reserve(bus, "u", 100)
+    error = refused.value
+    assert (error.account, error.committed, error.is_held) == ("provider:anthropic", 950, False)
+    assert error.advice.startswith(f"Wait until {error.resets:%FT%TZ}, when it is counted anew")
+    assert "agent:@kilo" in error.message
+    with pytest.raises(OverBudget) as refused:
+        await reserve(bus, "u", 1001)
+    assert refused.value.advice.startswith("Reserve less: ")
+    details = refused.value.details()
+    assert [each["account"] for each in details["full"]] == ["provider:anthropic", "agent:@kilo"]
+    assert details["is_held"] is False
 
 
 async def test_spending_above_the_hold_counts_in_full(bus):
@@ -453,6 +573,9 @@ async def test_only_a_human_decides_on_caps(bus):
         ("task:t", "month", 1),
         ("agent:@kilo", "task", 1),
         ("agent:@kilo", "day", -1),
+        ("provider:*", "day", 1),
+        ("provider:a\nb", "day", 1),
+        ("provider: ", "day", 1),
         ("agent:@kilo", "day", MOST + 1),
     ):
         with pytest.raises(UsageError):

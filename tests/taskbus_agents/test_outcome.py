@@ -314,3 +314,16 @@ def test_a_failure_of_the_adapter_itself():
     found = failure(work(), "not-started", "The agent's command could not be started: it is gone")
     assert failed(found, "not-started").category == "execution"
     assert found.source is None
+
+
+def test_a_usage_that_stands_alone_is_judged_by_what_is_in_it():
+    """One that would be read as a list of one is refused for what is wrong within, at its place as it was written."""
+    short = {"status": "success", "usage": {"provider": "p", "model": "m", "input_tokens": -5}}
+    envelope = {**json.loads(written(DONE)), "usage": short["usage"]}
+    for words in (short, envelope, {"question": "Which?", "usage": short["usage"]}):
+        message = failed(settled(json.dumps(words).encode()), "invalid-completion").message
+        assert "usage.input_tokens: found -5, expected a whole number" in message
+        assert "a list" not in message
+    listed = failed(settled(json.dumps({**short, "usage": [short["usage"]]}).encode()), "invalid-completion").message
+    assert listed.count("-5") == 1
+    assert "usage: found 5" in failed(settled(json.dumps({**short, "usage": 5}).encode()), "invalid-completion").message

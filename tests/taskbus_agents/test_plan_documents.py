@@ -60,7 +60,8 @@ def text(written: str):
         ("[steps]\na = 3\n", 2, "expected a table"),
         ('name = "a b"\n' + STEP.format("a"), 1, "at most 40"),
         ("parallel = 61\n" + STEP.format("a"), 1, "from 1 to 60"),
-        (STEP.format("a") + '[gates.g]\ncheck = "true"\n', 4, "stands after nothing"),
+        (STEP.format("a") + "[gates.g]\n", 4, "stands after nothing and asks nothing"),
+        (STEP.format("a") + '[gates.g]\ncheck = "true"\n', 4, "after nothing and before nothing"),
         (STEP.format("a") + '[gates.g]\nafter = ["a"]\ncheck = "x"\napproval = "y"\n', 4, "make two gates"),
         (STEP.format("a") + "[gates.g\n", 4, ""),
         (STEP.format("a") + '[check]\nfoo = "x"\n', 5, "unknown key `check.foo`"),
@@ -84,6 +85,7 @@ def test_each_mistake_in_toml_has_its_line(written, line, said):
         ("SPLIT:\n a + a\n", 2, "two steps 'a'"),
         ("SPLIT:\n write it\n [GATE] → write-it!\n", 3, "stands in line 2"),
         ("SPLIT:\n [GATE] → a\n", 2, "after nothing"),
+        ("SPLIT:\n [GATE: human] → +\n", 2, "names no step"),
         ("SPLIT:\n [MAYBE] a\n", 2, "[MAYBE] is not known"),
         ("SPLIT:\n a\n [GATE: whenever]\n", 3, "not known: use human"),
         ("SPLIT:\n [PARALLEL]\n", 2, "No step"),
@@ -165,6 +167,21 @@ def test_lines_and_gates_of_the_text_are_order():
     assert plan.notes == ("line 7: 'x' names no step",)
 
 
+def test_a_gate_at_the_beginning_holds_back_what_comes_after_it():
+    """In a table that has no `after` it is noted, as somebody may have forgotten that; in text its line says it."""
+    plan = toml('[gates.go]\napproval = "Begin?"\n' + STEP.format("a") + 'after = ["go"]\n')
+    assert plan.notes == ("line 1: the gate go has no `after`, so that it is asked at the beginning",)
+    assert toml('[gates.go]\nafter = []\ncheck = "true"\n' + STEP.format("a") + 'after = ["go"]\n').notes == ()
+    plan = text("SPLIT:\n [GATE: human] → a + b\n c\nASSIGN:\n a: @x\n b: @x\n c: @x\n")
+    assert {name: node.after for name, node in plan.nodes.items()} == {
+        "gate-1": (),
+        "a": ("gate-1",),
+        "b": ("gate-1",),
+        "c": ("a", "b"),
+    }
+    assert plan.nodes["gate-1"].question == "Shall it begin?"
+
+
 def test_a_hostile_title_steers_no_terminal_and_ends_no_label():
     """What a plan calls its steps is shown, and does nothing."""
     plan = toml(STEP.format("a") + 'title = "\\"]; click n0 \\u202e<script>"\n')
@@ -177,7 +194,18 @@ def test_a_hostile_title_steers_no_terminal_and_ends_no_label():
 
 @pytest.mark.parametrize(
     ("answer", "means"),
-    [("Yes", True), (" ok, go", True), ("no", False), ("Nope", False), ("", None), ("yesterday", None), ("我", None)],
+    [
+        *(
+            ("Yes", True),
+            (" ok, go", True),
+            ("no", False),
+            ("Nope", False),
+            ("", None),
+            ("yesterday", None),
+            ("我", None),
+        ),
+        *(("yes, but not today", None), ("ok, don\u2019t touch the database", None)),
+    ],
 )
 def test_an_approval_needs_a_clear_word(answer, means):
     """Neither a yes nor a no is no approval."""
@@ -193,11 +221,76 @@ def test_an_approval_needs_a_clear_word(answer, means):
         ("retry b", (None, "")),
         ("retry with more memory", ("retry", "with more memory")),
         ("Use version 7", ("retry", "Use version 7")),
+        ("try it again, please", ("retry", "")),
+        ("yes, retry", ("retry", "")),
+        ("please stop", ("stop", "")),
+        ("retry: do not stop at the first", ("retry", "do not stop at the first")),
+        ("skip it, it is not needed", ("skip", "")),
+        ("stop a", ("stop", "")),
     ],
 )
 def test_an_answer_decides_about_one_step_or_all(answer, means):
-    """Named steps are decided about alone; anything that is no decision is a hint for another try."""
+    """Named steps are decided about alone; what is no decision and refuses nothing is a hint for another try."""
     assert answers.about("a", answer, {"a", "b"}) == means
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *("no", "No.", "nope, thanks", "cancel", "CANCEL!", "abort!", "stop: it costs too much", "cancel everything"),
+        *("do not try it again", "don't", "Don\u2019t retry it", "dont do this again", "no retry please", "never"),
+        "not again",
+    ],
+)
+def test_a_refusal_stops_and_begins_nothing_again(answer):
+    """Whatever its punctuation and its capitals."""
+    assert answers.about("a", answer, {"a", "b"}) == ("stop", "")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *(
+            "",
+            "?",
+            "hm",
+            "yes",
+            "go on",
+            "ok then",
+            "what happened here?",
+            "No, use version 7",
+            "Use version 7, not 6",
+            "don't stop",
+        ),
+        *("do not skip", "skip c", "retry buidl", "skip a; use version 7", "retry? no", "retry or stop?"),
+        *("retry, but don't use version 6", "leave it as it is", "give up on this", "go on without it"),
+        *("it can\u2019t work like this", "skip or stop?", "please wait for me", "stop using version 6"),
+        *("skip the cache and retry", "7"),
+    ],
+)
+def test_an_answer_that_may_be_a_refusal_is_none_of_the_decisions(answer):
+    """Where it is not sure that somebody wants it tried again, it is not: it costs money each time."""
+    assert answers.about("a", answer, {"a", "b"}) == ("unclear", "")
+
+
+@pytest.mark.parametrize(
+    ("answer", "goes"),
+    [
+        ("go on", True),
+        ("yes, please", True),
+        ("continue", True),
+        ("two more hours", True),
+        ("stop", False),
+        ("cancel.", False),
+        ("no", False),
+        ("not yet", None),
+        ("skip", None),
+        ("hm", None),
+    ],
+)
+def test_a_run_over_its_deadline_goes_on_where_somebody_says_so(answer, goes):
+    """A refusal ends it, and what is not clear is asked back."""
+    assert answers.goes_on(answer, {"a", "b"}) is goes
 
 
 @settings(max_examples=200, deadline=None)

@@ -10,6 +10,7 @@ import pytest
 
 from taskbus.envelope import (
     Acknowledgment,
+    Answer,
     Artifact,
     Cancellation,
     Delegation,
@@ -195,6 +196,7 @@ async def test_skip_goes_on_without_the_step_and_says_so(crew):
         ("skip", "accepted", {"a": "skipped", "b": "done", "c": "done"}),
         ("skip a", "accepted", {"a": "skipped", "b": "done", "c": "done"}),
         ("stop", "failed", {"a": "failed", "b": "done", "c": "waiting"}),
+        ("Abort!", "failed", {"a": "failed", "b": "done", "c": "waiting"}),
     ],
 )
 async def test_an_escalation_is_decided_by_its_answer(crew, answer, state, found):
@@ -219,6 +221,32 @@ async def test_an_escalation_is_decided_by_its_answer(crew, answer, state, found
         assert "A person says: Use version 7." in crew.seen["a"][1].envelope.payload.constraints
 
 
+async def test_an_answer_that_is_not_clear_begins_nothing_and_is_asked_back(crew):
+    """Whoever gave it is told the possible answers; the step that failed is not paid for once more."""
+    crew.script["a"] = [failed("which version?")]
+    async with crew.at_work("@kilo"), anyio.create_task_group() as group:
+        run = await crew.begin(crew.plan(step("a", on_failure='"escalate"')))
+
+        async def decide():
+            for number, answer in enumerate(("No, not with version 6", "retry: not with version 6"), start=1):
+                await crew.until(lambda entries, n=number: sum(e.type == "escalation" for e in entries) == n)
+                assert len(crew.seen["a"]) == 1
+                await crew.answer(run, answer)
+
+        group.start_soon(decide)
+        ended = (await crew.carry_out(run)).run
+    assert ended.state == "accepted"
+    assert "A person says: not with version 6" in crew.seen["a"][1].envelope.payload.constraints
+    first, second = [e for e in await crew.entries() if e.type == "escalation"]
+    choices = f'Decide with: bus answer {run} "retry" (or "retry: what the agent is to know", "skip", "stop")'
+    assert first.envelope.payload.error_details.message.endswith(choices)
+    assert second.recipient == HUMAN
+    assert second.envelope.payload.error_details.message == (
+        f'The answer "No, not with version 6" does not say clearly what is to be done, so nothing was begun. '
+        f"a has failed: which version?. {choices}"
+    )
+
+
 async def test_a_check_gate_opens_with_exit_code_0_and_stops_with_any_other(crew):
     """The command runs in the plan's folder; its output is the evidence."""
     gate = '[gates.g]\nafter = ["a"]\ncheck = "test -f flag || { echo no flag; exit 3; }"\n'
@@ -234,6 +262,15 @@ async def test_a_check_gate_opens_with_exit_code_0_and_stops_with_any_other(crew
         ended = await crew.carry_out(run.id)
     assert (ended.run.state, states(ended.run)) == ("accepted", {"a": "done", "g": "done", "b": "done"})
     assert len(crew.seen["a"]) == 1
+
+
+async def test_a_check_gate_shows_nobody_a_secret(crew, monkeypatch):
+    """What its command prints of the environment is masked, before it stands in the log."""
+    monkeypatch.setenv("DB_PASSWORD", "hunter2secret")
+    plan = crew.plan(step("a") + '[gates.g]\nafter = ["a"]\ncheck = "echo is $DB_PASSWORD; exit 3"\n' + step("b", "g"))
+    run = await crew.complete(plan, "@kilo")
+    assert "is ***" in run.root.completion.error_details.message
+    assert [each.id async for each in crew.bus.log.read() if b"hunter2secret" in each.body] == []
 
 
 async def test_a_check_that_takes_too_long_has_failed(crew):
@@ -269,6 +306,24 @@ async def test_a_command_in_an_envelope_is_not_run(crew):
     assert ((crew.folder / "own").exists(), (crew.folder / "foul").exists()) == (True, False)
 
 
+async def test_a_plan_may_begin_with_a_gate(crew):
+    """A person is asked before anything that waits for the gate; what does not wait begins at once."""
+    plan = crew.plan('[gates.go]\napproval = "Begin?"\n' + step("a", "go") + step("b"))
+    async with crew.at_work("@kilo"), anyio.create_task_group() as group:
+        run = await crew.begin(plan)
+
+        async def say():
+            await crew.asked(f"{run}.go")
+            await crew.until(lambda entries: any(e.task == f"{run}.b" and e.type == "completion" for e in entries))
+            assert "a" not in crew.seen
+            await crew.answer(f"{run}.go", "yes")
+
+        group.start_soon(say)
+        ended = (await crew.carry_out(run)).run
+    assert (ended.state, states(ended)) == ("accepted", {"go": "done", "a": "done", "b": "done"})
+    assert breaches(plan, run, await crew.entries()) == []
+
+
 @pytest.mark.parametrize(
     ("answers", "state", "gate"),
     [(["yes"], "accepted", "done"), (["No, not today"], "failed", "failed"), (["perhaps", "ok"], "accepted", "done")],
@@ -292,6 +347,34 @@ async def test_an_approval_waits_for_a_person(crew, answers, state, gate):
     questions = [e for e in await crew.entries() if e.type == "question"]
     assert [e.recipient for e in questions] == ["@human"] * len(answers)
     assert "Ship it?" in questions[0].envelope.payload.question
+
+
+@pytest.mark.parametrize("task", ["g", "a:review-1", "b:question-1"])
+async def test_what_is_asked_of_a_person_is_answered_by_a_person(crew, task):
+    """In the run's own name the lifecycle lets anybody answer: that opens nothing, and the person is asked again."""
+    gate = '[gates.g]\napproval = "Ship it?"\nafter = ["a", "b"]\n'
+    crew.script["b"] = [Question(question="Which prefix?"), done()]
+    async with crew.at_work("@kilo"), anyio.create_task_group() as group:
+        run = await crew.begin(crew.plan(step("a", review="true") + step("b") + gate))
+        told = f"{run}.{task}"
+
+        async def say(about, *, foul):
+            await crew.asked(about)
+            if foul:
+                answer = Answer(answer="yes")
+                await crew.bus.publish(compose(answer, sender="@plan.p", recipient="@plan.p", task=about))
+                await crew.asked(about, 2)
+            await crew.answer(about, "yes, I did")
+
+        for name in ("a:review-1", "b:question-1", "g"):
+            group.start_soon(lambda about, foul: say(about, foul=foul), f"{run}.{name}", name == task)
+        ended = (await crew.carry_out(run)).run
+    assert ended.state == "accepted"
+    questions = [e.envelope.payload.question for e in await crew.entries() if e.type == "question" and e.task == told]
+    assert len(questions) == 2
+    assert questions[1] == f"The answer of @plan.p does not count, since only a person's does. {questions[0]}"
+    if task == "g":
+        assert ended.piece_of("g").completion.verification_result == "@human said: yes, I did"
 
 
 async def test_a_check_of_a_step_sends_it_back_until_it_passes(crew):
@@ -519,7 +602,15 @@ def test_the_example_file_is_a_plan_that_holds_every_key():
         assert key in text, key
 
 
-@pytest.mark.parametrize(("answer", "state", "b"), [("go on", "accepted", "done"), ("stop", "failed", "waiting")])
+@pytest.mark.parametrize(
+    ("answer", "state", "b"),
+    [
+        ("go on", "accepted", "done"),
+        ("It may take two more hours", "accepted", "done"),
+        ("stop", "failed", "waiting"),
+        ("No!", "failed", "waiting"),
+    ],
+)
 async def test_a_run_over_its_deadline_goes_on_or_stops_as_a_person_says(crew, answer, state, b):
     """What is under way is finished in any case, and nothing new begins after `stop`."""
     plan = crew.plan(step("a") + step("b", "a"))
@@ -543,7 +634,38 @@ async def test_a_run_over_its_deadline_goes_on_or_stops_as_a_person_says(crew, a
         group.start_soon(decide)
         ended = (await crew.carry_out(run)).run
     assert (ended.state, states(ended)) == (state, {"a": "done", "b": b})
-    assert (answer in ended.root.completion.result.description) == (answer == "stop")
+    assert (answer in ended.root.completion.result.description) == (state == "failed")
+
+
+async def test_a_run_over_its_deadline_asks_back_what_is_not_clear(crew):
+    """It begins nothing, and whoever answers is told how; what is under way goes on meanwhile."""
+    plan = crew.plan(step("a") + step("b", "a"))
+    run = await crew.begin(plan)
+    answered = anyio.Event()
+
+    async def slow(_work):
+        await answered.wait()
+        return done()
+
+    crew.script["a"] = [slow]
+    async with crew.at_work("@kilo"), anyio.create_task_group() as group:
+
+        async def decide():
+            await crew.until(lambda entries: any(e.task == f"{run}.a" and e.type == "acknowledgment" for e in entries))
+            details = ErrorDetails(level=2, category="execution", message="The deadline is over.")
+            await crew.bus.publish(compose(Escalation(error_details=details), sender=BUS, recipient=HUMAN, task=run))
+            await crew.answer(run, "not yet")
+            await crew.until(lambda entries: sum(e.type == "escalation" for e in entries) == 2)
+            answered.set()
+            await crew.until(lambda entries: any(e.task == f"{run}.a" and e.type == "completion" for e in entries))
+            assert "b" not in crew.seen
+            await crew.answer(run, "go on")
+
+        group.start_soon(decide)
+        ended = (await crew.carry_out(run)).run
+    assert ended.state == "accepted"
+    told = [e.envelope.payload.error_details.message for e in await crew.entries() if e.type == "escalation"][1]
+    assert told.endswith(f'Decide with: bus answer {run} "go on" (or "stop")')
 
 
 async def test_what_had_failed_is_told_as_failed_though_the_end_cancelled_it(crew):

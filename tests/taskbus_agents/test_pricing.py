@@ -7,10 +7,12 @@ from datetime import UTC, datetime
 
 import pytest
 
+from taskbus.envelope import Usage
 from taskbus_agents.definition import Definition
 from taskbus_agents.pricing import estimate
 from taskbus_projections.policy import Policy
 from taskbus_projections.published import TABLE
+from taskbus_projections.quotes import priced
 
 NOW = datetime(2026, 11, 20, tzinfo=UTC)
 AGENT = Definition(name="@writer", adapter="command", provider="anthropic", model="claude-sonnet-4-5")
@@ -78,3 +80,17 @@ def test_a_prompt_in_another_script_is_not_taken_to_be_short(policy):
     said = policy("[holds]\nexpected = { input = 0, output = 0 }\n")
     latin, other = (estimate(AGENT, text * 3000, said, NOW).microusd for text in ("a", "語"))
     assert (latin, other) == (3000, 9000)
+
+
+def test_what_is_not_free_never_holds_nothing(policy):
+    """Less than a microdollar is held as a whole one, so that it does not run under a cap of nothing."""
+    said = policy(
+        '[prices."acme/tiny"]\ninput = "0.000001"\noutput = "0.000001"\n'
+        '[prices."acme/tiny".above.200000]\ninput = "0.000002"\noutput = "0.000002"\n'
+        '[prices."acme/free"]\ninput = 0\noutput = 0\n'
+    )
+    tiny, free = (replace(AGENT, provider="acme", model=model) for model in ("tiny", "free"))
+    holds = [estimate(each, text, said, NOW).microusd for each in (tiny, free) for text in ("", "a" * 600_000)]
+    assert holds == [1, 1, 0, 0]
+    used = Usage(provider="acme", model="tiny", input_tokens=1000, output_tokens=10)
+    assert priced(said, used, NOW).cost.microusd == 0

@@ -96,8 +96,8 @@ def test_a_folder_of_47_files_becomes_47_agents(project):
         project.write(f"fleet/tier-{number % 3}/agent-{number}.md", text)
     project.write("fleet/README.md", "# The fleet\n")
     project.write("fleet/notes.txt", "nothing")
-    found = registry.load(project.settings())
-    assert len(found) == 47
+    found = project.read()
+    assert (len(found), found.mistakes) == (47, ())
     one = found["@agent-05"]
     assert (one.description, one.model, one.tools, one.instructions) == (
         "does 5",
@@ -134,7 +134,13 @@ def test_short_names_of_models_are_those_of_the_policy(project):
         ("---\nname: two words\n---\n", 2, "key `name`"),
         ("---\nname: '@human'\n---\n", 2, "expected another name"),
         ("---\nname: a\nmodell: opus\n---\n", 3, "Did you mean `model`?"),
-        ("---\nname: a\ndescription: Use it when: always\n---\n", 3, "in quotes"),
+        ("---\nname: a\nmodel: Use it when: always\n---\n", 3, "in quotes"),
+        ("---\nname: a\ndescription: Use it\n  when: always\n---\n", 4, "in quotes"),
+        ("---\nname: a\ndescription: [it when: always\n---\n", 3, "in quotes"),
+        ('---\nname: a\ndescription: "Use" when: always\n---\n', 3, "in quotes"),
+        ("---\nname: a\ndescription: Use it: now\nmodel: x: y\n---\n", 4, "in quotes"),
+        ("---\nname: a\nworkspace: copy\n---\n", 2, "`folder` is missing"),
+        ("---\nname: a\nadapter: acp\n---\n", 2, "`command` is missing"),
         ("---\nname: a\n\tmodel: opus\n---\n", 3, "no tabs"),
         ("---\nname: a\nmodel: [opus\n---\n", 3, "this is no YAML"),
         ("---\nname: a\nmodel: x\nmodel: y\n---\n", 4, "first in line 3"),
@@ -231,15 +237,14 @@ def test_a_name_that_is_taken_names_both_places(project):
 
 
 def test_mistakes_are_told_all_at_once_and_spoil_nobody_else(project):
-    """Loading tells every mistake of every place; finding one agent minds only its own."""
+    """Reading tells every mistake of every place; finding one agent minds only its own."""
     project.write(
         "bus.toml",
         'agent_folders = ["agents"]\n[agents.good]\nadapter = "claude"\n[agents."b d"]\n'
         "[agents.c]\nleese = 3\nmodel = 4\n",
     )
     project.write("agents/x.md", "---\nname: x\n")
-    with pytest.raises(ConfigurationError) as error:
-        registry.load(project.settings())
+    error = raised(project.read().mistakes)
     for said in (
         "5 things",
         "line 4",
@@ -249,13 +254,84 @@ def test_mistakes_are_told_all_at_once_and_spoil_nobody_else(project):
         "x.md, line 1",
         "`agents.c.adapter` is missing",
     ):
-        assert said in error.value.message.replace("line 7:", "line 7, "), said
+        assert said in error.message.replace("line 7:", "line 7, "), said
     assert registry.find(project.settings(), "good").adapter == "claude"
     with pytest.raises(ConfigurationError, match="leese"):
         registry.find(project.settings(), "@c")
+    with pytest.raises(ConfigurationError, match="has no end"):
+        registry.find(project.settings(), "@x")
     with pytest.raises(NotFound, match="no definition of @goood") as unknown:
         registry.find(project.settings(), "goood")
     assert "`@good`" in unknown.value.advice
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("Use this agent: when the user asks", "Use this agent: when the user asks"),
+        ("Use it when:  ", "Use it when:"),
+        ('Who\'s it: "you" # no: none, C:\\n {x} ', 'Who\'s it: "you" # no: none, C:\\n {x}'),
+        ("<example>user: 'Hi'</example>", "<example>user: 'Hi'</example>"),
+        ("plain # a comment", "plain"),
+    ],
+)
+@pytest.mark.parametrize("more", ["", "model: opus\n", "\ntools: [Read]\n", "# a comment\n"])
+def test_a_description_with_a_colon_is_the_text_of_its_line(project, written, read, more):
+    """Such lines, which other programs take and YAML does not, mean what they say; what YAML reads, it reads."""
+    found = project.agent(f"---\nname: a\ndescription: {written}\n{more}---\nDo it.\n")
+    assert (found.mistakes, found["@a"].description, found["@a"].instructions) == ((), read, "Do it.")
+
+
+def test_a_line_of_signs_takes_no_time(project):
+    """A description of nothing but spaces and colons is read at once."""
+    began = time.perf_counter()
+    project.agent("---\nname: a\ndescription: x" + " " * 30_000 + ": :" + "\n" * 30_000 + "---\n")
+    assert time.perf_counter() - began < 5
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("a.md", "---\nname: 'x'\nmodel: [\n---\n"),
+        ("x.md", "---\nmodel: y\n---\n"),
+        ("x.md", "no front matter"),
+        ("x.md", "---\nname: x\n"),
+    ],
+)
+def test_a_file_that_cannot_be_read_spoils_the_agent_that_it_is_of(project, file, text):
+    """The line with its name says whose it is, or else the file's name; asked for it, its mistake is told."""
+    (mistake,) = project.agent(text, file=file).mistakes
+    assert mistake.name == "@x"
+    with pytest.raises(ConfigurationError, match=file):
+        registry.find(project.settings(), "x")
+
+
+def test_what_is_wrong_for_all_is_used_for_nobody(project):
+    """A mistake in the defaults spoils every agent: without it, one might do more than it may."""
+    project.write("bus.toml", '[agent_defaults]\npermission = "raed"\n[agents.good]\nadapter = "claude"\n')
+    with pytest.raises(ConfigurationError, match=r"line 2: key `agent_defaults\.permission`"):
+        registry.find(project.settings(), "good")
+
+
+@pytest.mark.parametrize(
+    ("fields", "said", "advice"),
+    [
+        ({"adapter": "command"}, "`command` is missing", "-- ./agent.sh"),
+        ({"adapter": "acp"}, "`command` is missing", "-- gemini --acp"),
+        ({"adapter": "kilo", "workspace": "copy"}, "`folder` is missing", "--folder"),
+    ],
+)
+def test_what_an_agent_lacks_is_said_before_it_is_written(project, fields, said, advice):
+    """Nothing is added that would be refused afterwards; what stands in the defaults is not asked for again."""
+    path = project.write("bus.toml", "# ours\n")
+    with pytest.raises(ConfigurationError, match=f"^@x: {said}") as error:
+        adding.add(path, "@x", fields)
+    assert advice in error.value.advice
+    assert path.read_text() == "# ours\n"
+    defaults = 'folder = "."\n' if "workspace" in fields else f'adapter = "{fields["adapter"]}"\ncommand = ["x"]\n'
+    path.write_text(f"[agent_defaults]\n{defaults}")
+    adding.add(path, "@x", fields)
+    assert (list(project.read()), project.read().mistakes) == (["@x"], ())
 
 
 def test_other_keys_of_bus_toml_are_still_refused(project):
@@ -365,5 +441,5 @@ def test_eight_that_add_at_once_lose_nothing(project):
     )
     processes = [subprocess.Popen([sys.executable, "-c", script, str(path), str(number)]) for number in range(8)]
     assert [process.wait(timeout=60) for process in processes] == [0] * 8
-    assert len(registry.load(project.settings())) == 41
+    assert (len(project.read()), project.read().mistakes) == (41, ())
     assert [each.name for each in project.folder.iterdir()] == ["bus.toml"]

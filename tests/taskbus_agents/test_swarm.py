@@ -257,6 +257,60 @@ def test_an_agent_that_cannot_be_run_stops_no_other(stage):
         assert swarm.end() == 0
 
 
+def test_a_definition_that_is_wrong_leaves_its_agent_out(stage):
+    """Each mistake is told once with its place, the others work, and it ends with 1; so does a worker of another."""
+    stage.define("good", "else")
+    stage.define("bad", more="model: [x\nlease: soon\n")
+    stage.define("worse", more="lease: soon\n")
+    stage.delegate("good", "go", "t")
+    with stage.up() as swarm:
+        swarm.until(event="settled", task="t", result="succeeded")
+        assert swarm.end() == 1
+        assert "@bad, @worse" in swarm.process.stderr.read()
+    broken = {(each["agent"], Path(each["file"]).name, each["line"]) for each in swarm.seen if "file" in each}
+    assert broken == {("@bad", "bad.md", 4), ("@worse", "worse.md", 3)}
+    assert len([each for each in swarm.seen if each["event"] == "broken"]) == 2
+    with stage.up("--only", "@good") as swarm:
+        swarm.until(event="ready")
+        assert swarm.end() == 0
+    assert not [each for each in swarm.seen if each["event"] == "broken"]
+    assert stage.run_bus("agent", "run", "@good", "--until-idle").code == 0
+
+
+@pytest.mark.parametrize("more", [("--only", "@bad"), ("--only", "good", "--only", "bad"), ("--only", "b*")])
+def test_nothing_is_started_where_the_agent_that_was_asked_for_is_wrong(stage, more):
+    """One that is named, and where nobody else is left, is an error at once."""
+    stage.define("good")
+    stage.define("bad", more="lease: soon\n")
+    done = stage.run_bus("swarm", "up", stage.policy, *more)
+    assert done.code == 2
+    assert "bad.md, line 3" in done.stderr
+
+
+def test_nothing_is_started_where_what_is_said_for_all_is_wrong(stage):
+    """Every agent would be another than it is meant to be."""
+    stage.define("good")
+    with (stage.folder / "bus.toml").open("a") as file:
+        file.write('permission = "raed"\n')
+    done = stage.run_bus("swarm", "up", stage.policy)
+    assert (done.code, "agent_defaults.permission" in done.stderr) == (2, True)
+    assert stage.run_bus("agent", "run", "@good", "--until-idle").code == 2
+
+
+def test_a_folder_that_is_not_there_leaves_somebody_out(stage):
+    """Whose it is nobody knows: that is told, unless all who are to work are named, and there."""
+    stage.define("good")
+    file = stage.folder / "bus.toml"
+    file.write_text(file.read_text().replace('["agents"]', '["agents", "gone"]'))
+    with stage.up() as swarm:
+        assert "gone" in swarm.until(event="broken", agent=None)["text"]
+        swarm.until(event="ready")
+        assert swarm.end() == 1
+    with stage.up("--only", "good") as swarm:
+        swarm.until(event="ready")
+        assert swarm.end() == 0
+
+
 def test_a_program_that_is_not_installed_is_told_at_the_start(stage):
     """Before the first delivery of its agent would be parked for it, with how to install it."""
     stage.define("good")
@@ -372,13 +426,19 @@ def test_agents_are_shared_out_evenly():
 def test_the_board_says_what_everybody_does():
     """Work, its end, what cannot be run, and a crew that died are each seen in the rows."""
     crew = Crew(("@a", "@b"))
-    board = Board(["@a", "@b", "@c"])
+    board = Board(["@c", "@b", "@a"], {"@0": "its file, line 3: it has no end."})
+    left_out = board.rows["@0"]
+    assert (next(iter(board.rows)), left_out.state, left_out.last) == (
+        "@0",
+        "broken",
+        "its file, line 3: it has no end.",
+    )
     board.hear(crew, Ready(agents=("@a", "@b")))
     board.hear(crew, Started(agent="@a", task="t", type="delegation"))
     board.hear(Crew(("@c",)), Broken(agent="@c", text="It has no command."))
     board.hear(crew, Started(agent="@a", task="t", type="delegation"))
     assert board.rows["@a"].tasks == ["t"], "a second try is the same work"
-    assert [row.state for row in board.rows.values()] == ["working", "idle", "broken"]
+    assert [row.state for row in board.rows.values()] == ["broken", "working", "idle", "broken"]
     board.hear(crew, Settled(agent="@a", task="t", received="delegation", result="failed", message="no luck"))
     assert (board.rows["@a"].state, board.rows["@a"].last) == ("idle", "failed: no luck")
     assert board.counts == {"failed": 1}

@@ -17,7 +17,7 @@ LAYERS = ("input", "hallucination", "boundary", "output", "escalation")
 
 def budgets(told: Sequence[Told], tasks: dict[str, list[Told]]) -> dict[str, list[Row]]:
     """The holds, their sums by month and provider, the accounts, and what is recorded of caps."""
-    holds = [hold_row(each, of[at:]) for of in tasks.values() for at, each in enumerate(of) if reserved(each)]
+    holds = [row for of in tasks.values() for row in holds_of(of)]
     months: list[Row] = []
     for month, provider in {(hold["opened"][:7], hold["provider"]) for hold in holds}:
         these = [each for each in holds if (each["opened"][:7], each["provider"]) == (month, provider)]
@@ -36,6 +36,16 @@ def budgets(told: Sequence[Told], tasks: dict[str, list[Told]]) -> dict[str, lis
             }
         )
     return {"holds": holds, "budgets": months, "accounts": accounts(told, holds), **recorded(told)}
+
+
+def holds_of(of: Sequence[Told]) -> list[Row]:
+    """The holds of one task, one at a time: what is told with the next one was used under the one before."""
+    rows: list[Row] = []
+    for at, each in enumerate(of):
+        if reserved(each):
+            is_last_word = any((row["ended_n"], row["agent"]) == (each.n, each.entry.sender) for row in rows)
+            rows.append(hold_row(each, of[at:], of[at + is_last_word :]))
+    return rows
 
 
 def reserved(each: Told) -> bool:
@@ -61,7 +71,7 @@ def ended(each: Told, hold: Any, agent: str) -> bool:
 def accounts(told: Sequence[Told], holds: Sequence[Row]) -> list[Row]:
     """What is spent and held of each provider and agent in each month and day, and of each tree."""
     spent = [
-        (used.provider, each.entry.sender, each.entry.root, each.time, used.cost)
+        (used.provider, each.entry.sender, each.entry.root, when(each, holds), used.cost)
         for each in told
         for used in each.envelope.usage
     ]
@@ -90,6 +100,16 @@ def accounts(told: Sequence[Told], holds: Sequence[Row]) -> list[Row]:
     return list(rows.values())
 
 
+def when(each: Told, holds: Sequence[Row]) -> str:
+    """When what it says was used is counted: with the open hold that its sender has for the task, else when told."""
+    for hold in holds:
+        if (hold["task"], hold["agent"]) == (each.entry.task, each.entry.sender) and (
+            hold["n"] < each.n and (hold["ended_n"] is None or each.n <= hold["ended_n"])
+        ):
+            return hold["opened"]
+    return each.time
+
+
 def recorded(told: Sequence[Told]) -> dict[str, list[Row]]:
     """Caps that were decided on, and warnings."""
     found: dict[str, list[Row]] = {"cap_decisions": [], "budget_warnings": []}
@@ -107,12 +127,12 @@ def recorded(told: Sequence[Told]) -> dict[str, list[Row]]:
     return found
 
 
-def hold_row(ack: Told, onward: Sequence[Told]) -> Row:
-    """A row of `holds`: the history of its task from the acknowledgment or the record on."""
+def hold_row(ack: Told, onward: Sequence[Told], counted: Sequence[Told]) -> Row:
+    """A row of `holds`: the history of its task from the acknowledgment or the record on, and what counts as used."""
     payload: Any = ack.envelope.payload
     agent = ack.entry.sender
     end = next((each for each in onward[1:] if ended(each, payload.hold, agent)), None)
-    under = [each for each in onward if end is None or each.n <= end.n]
+    under = [each for each in counted if end is None or each.n <= end.n]
     calls = [used for each in under if each.entry.sender == agent for used in each.envelope.usage]
     if end is None:
         state = "open"

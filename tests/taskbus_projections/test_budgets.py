@@ -167,30 +167,40 @@ def test_the_tree_pays_for_its_parts(database):
 
 
 def test_the_month_turns_by_one_rule(database):
-    """A hold counts in the month and on the day in which it was made, spend in those of its envelope, in UTC."""
-    ledger = fold(
-        database,
-        [*begun(), (DECEMBER, say(Status(progress="half"), usage=[call(30_000)]))],
-    )
+    """A hold and what its run costs count in the month and on the day in which it was made; other spend when told."""
+    beside = say(Budget(budget="settled"), "@kilo", "u", usage=[call(4_000)])
+    given = compose(Delegation(goal="g"), sender="@boss", recipient="@kilo", task="u")
+    said = [say(Status(progress="half"), usage=[call(30_000), call(None)]), beside]
+    others = say(Budget(budget="settled"), "@cline", usage=[call(100)])
+    ledger = fold(database, [*begun(), given, *((DECEMBER, each) for each in (*said, others))])
     found = sums(database)
-    assert found["provider:anthropic", "2026-11"] == found["agent:@kilo", "2026-11-30"] == (0, 500_000, 0)
-    assert found["provider:anthropic", "2026-12"] == found["agent:@kilo", "2026-12-01"] == (30_000, 0, 0)
-    assert found["task:t", "ever"] == (30_000, 500_000, 0)
+    assert found["provider:anthropic", "2026-11"] == found["agent:@kilo", "2026-11-30"] == (30_000, 500_000, 1)
+    assert found["provider:anthropic", "2026-12"] == (4_100, 0, 0)
+    assert found["agent:@kilo", "2026-12-01"] == (4_000, 0, 0)
+    assert found["task:t", "ever"] == (30_100, 500_000, 1)
     assert found == {key: (each.committed, each.held, each.unpriced) for key, each in ledger.accounts.items()}
 
     def left(month):
         (row,) = queries.budgets(database, "provider", lambda _: 1_000_000, month, DECEMBER)
         return row["left_microusd"]
 
-    assert (left("2026-11"), left("2026-12")) == (500_000, 970_000)
+    assert (left("2026-11"), left("2026-12")) == (470_000, 995_900)
 
 
 def test_a_hold_of_last_month_is_given_back_to_last_month(database):
-    """Its end in the next month takes it from where it was, and what it cost is the next month's."""
-    fold(database, [*begun(), (DECEMBER, say(DONE, usage=[call(30_000)]))])
-    found = sums(database)
-    assert found["provider:anthropic", "2026-11"] == (0, 0, 0)
-    assert found["provider:anthropic", "2026-12"] == (30_000, 0, 0)
+    """Its end in the next month takes it from where it was, and counts what it cost there, though it cost more."""
+    ledger = fold(database, [*begun(), (DECEMBER, say(DONE, usage=[call(530_000)]))])
+    assert sums(database)["provider:anthropic", "2026-11"] == (530_000, 0, 0)
+    assert ("provider:anthropic", "2026-12") not in sums(database)
+    assert sums(database) == {key: (s.committed, s.held, s.unpriced) for key, s in ledger.accounts.items()}
+
+
+def test_what_a_replaced_run_cost_counts_once(database):
+    """The record that reserves anew may tell what the run before has used: that is no cost of the next one."""
+    fold(database, [*begun(), say(reserved(), usage=[call(70)])])
+    costs = database.query("SELECT hold, calls, cost_microusd FROM holds ORDER BY n")
+    assert [tuple(row.values()) for row in costs] == [("h-1", 1, 70), ("h-2", 0, None)]
+    assert database.query("SELECT calls, cost_microusd FROM budgets") == [{"calls": 1, "cost_microusd": 70}]
 
 
 def test_the_newest_decision_counts(database):

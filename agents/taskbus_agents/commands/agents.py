@@ -64,7 +64,7 @@ def add(
 
     \b
     Examples:
-      bus agents add @reviewer --adapter claude --model opus --permission read
+      bus agents add @reviewer --adapter claude --model claude-opus-4-5 --permission read
       bus agents add @bulk --adapter kilo --model z-ai/glm4.7 --set concurrency=4 --set 'timeout="20m"'
       bus agents add @tester --workspace worktree --folder . -- ./run-tests.sh
     """
@@ -221,7 +221,8 @@ def show(*, name: str, settings: Settings, as_json: bool) -> None:
 def test(*, name: str, timeout: str, settings: Settings, as_json: bool) -> None:
     r"""Let an agent do one tiny piece of real work, and say what works; 1 where something does not.
 
-    It is asked to write a file into an empty folder, outside of the bus. What the run costs is yours.
+    It is asked to write a file into an empty folder, outside of the bus. What the run costs is yours: no cap holds it,
+    nothing is reserved, and `bus costs` does not have it.
 
     \b
     Examples:
@@ -230,10 +231,13 @@ def test(*, name: str, timeout: str, settings: Settings, as_json: bool) -> None:
     """
     from taskbus.cli.values import SECONDS
     from taskbus_agents import registry
+    from taskbus_agents.routing import RoutingPolicy, soundness
     from taskbus_agents.trial import tried
 
     definition = registry.find(settings, name)
+    policy = RoutingPolicy.load(settings.policy) if settings.policy else None
     found = run_async(tried, definition, timeout=SECONDS.convert(timeout, None, None))
+    found = found.priced(soundness.unpriced(definition, policy))
     if as_json:
         checks = [{"name": each.name, "good": each.good, "note": each.note} for each in found.checks]
         print_json({"agent": found.agent, "good": found.good, "seconds": round(found.seconds, 3), "checks": checks})
@@ -259,7 +263,8 @@ def _mark(*, good: bool | None) -> str:
 def doctor(*, settings: Settings, as_json: bool) -> None:
     r"""Look which programs of agents are installed, in which version, what is missing, and whether the policy is sound.
 
-    Ends with 1 where an agent that is defined here lacks something, its definition has mistakes, or the policy does.
+    Ends with 1 where an agent that is defined here lacks something, be it a price for its model, its definition has
+    mistakes, or the policy does.
     Rungs of the policy whose agent is not defined here are named; another machine may have it.
 
     \b
@@ -279,6 +284,10 @@ def doctor(*, settings: Settings, as_json: bool) -> None:
     found = registry.read(settings if policy is None or policy.sound else replace(settings, policy=None))
     seen = {each.adapter: each for each in run_async(programs)}
     lacking = [(each.name, lack) for each in found.values() for lack in _lacks(each, seen)]
+    if policy is None or policy.policy is not None:
+        terms = policy.policy if policy is not None else None
+        unpriced = ((each.name, soundness.unpriced(each, terms)) for each in found.values())
+        lacking += [(name, lack.removesuffix(".")) for name, lack in unpriced if lack is not None]
     mistakes = [*map(str, found.mistakes), *(policy.mistakes if policy is not None else ())]
     unserved = policy.unserved(found) if policy is not None else []
     if as_json:

@@ -48,7 +48,7 @@ def check(file: Path, *, settings: Settings, as_json: bool) -> None:
 
     try:
         found = _load(file)
-        notes = [*found.notes, *_unassigned(found, file, settings)]
+        notes = _notes(found, file, settings)
     except ConfigurationError as error:
         if not file.is_file():
             raise  # nothing was checked
@@ -65,8 +65,7 @@ def check(file: Path, *, settings: Settings, as_json: bool) -> None:
         print_json({"valid": True, "notes": notes, **report.plain(_fresh(found))})
         return
     _print_graph(_fresh(found))
-    for note in notes:
-        say(f"Note: {note}.")
+    _say(notes)
 
 
 @plan.command()
@@ -85,17 +84,19 @@ def show(what: str, *, form: str | None, offline: bool, settings: Settings, as_j
       bus plan show release.3 --json
       bus plan show release.toml --mermaid
     """
-    run = _fresh(_load(Path(what))) if offline else run_async(_found, settings, what)
-    if as_json:
-        from taskbus_agents.plans import report
+    from taskbus_agents.plans import models, report
 
-        print_json(report.plain(run))
+    run = _fresh(_load(Path(what))) if offline else run_async(_found, settings, what)
+    notes = models.notes(run.plan, settings)
+    if as_json:
+        print_json({**report.plain(run), **({"notes": notes} if notes else {})})
     elif form is not None:
         from taskbus_agents.plans import drawing
 
         click.echo(drawing.mermaid(run) if form == "mermaid" else drawing.dot(run))
     else:
         _print_graph(run)
+        _say(notes)
 
 
 class _Seconds(click.ParamType[float]):
@@ -150,8 +151,7 @@ def run(
       bus plan run release.txt --timeout 2h --json
     """
     found = _load(file)
-    for note in (*found.notes, *_unassigned(found, file, settings)):
-        say(f"Note: {note}.")
+    _say(_notes(found, file, settings))
     path = file.absolute()
     if timeout is not None and detach:
         raise UsageError("--timeout is for a run that is carried out here.", advice="Leave --detach out.")
@@ -339,6 +339,20 @@ def _sender(given: str | None, settings: Settings) -> str:
     from taskbus.cli.values import AGENT
 
     return AGENT.convert(given or settings.agent or "@human", None, None)
+
+
+def _notes(found: Plan, file: Path, settings: Settings) -> list[str]:
+    """What is no mistake, and should be known before it runs. Raises as `_unassigned`."""
+    from taskbus_agents.plans import models
+
+    return [*found.notes, *_unassigned(found, file, settings), *models.notes(found, settings)]
+
+
+def _say(notes: list[str]) -> None:
+    from taskbus.cli.rendering import visible
+
+    for note in notes:
+        say(visible(f"Note: {note}.", lines=True))
 
 
 def _unassigned(found: Plan, file: Path, settings: Settings) -> list[str]:

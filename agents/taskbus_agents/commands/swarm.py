@@ -13,17 +13,18 @@ import click
 from taskbus.cli.options import Group, run_async, settings_options
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Iterable, Sequence
     from signal import Signals
 
     from taskbus.client import Bus
     from taskbus.settings import Settings
     from taskbus_agents.commands.swarm_view import Screen
-    from taskbus_agents.registry import Registry
+    from taskbus_agents.registry import Mistake, Registry
     from taskbus_agents.routing import Climbed, RoutingPolicy
     from taskbus_agents.swarm.board import Board
     from taskbus_agents.swarm.lines import Line
     from taskbus_agents.swarm.swarm import Crew, Swarm
+    from taskbus_agents.swarm.terms import Terms
 
 _EACH: Final = 0.5
 """Seconds between two drawings of the board."""
@@ -70,6 +71,9 @@ def up(
     it had in hand is taken again. The first Ctrl-C lets all of them finish what they have in hand, within the
     policy's grace; the second ends everything at once.
 
+    An agent whose definition is wrong is left out, which is told at the start; the others work, and it ends with 1.
+    One that --only names is an error at once.
+
     On a terminal the board of all agents is drawn again and again; elsewhere a line tells of each delivery.
 
     \b
@@ -80,26 +84,19 @@ def up(
     """
     from dataclasses import replace
 
-    from taskbus.errors import NotFound
     from taskbus_agents import registry, routing
     from taskbus_agents.swarm import terms
 
     settings = replace(settings, policy=policy_file.absolute())
-    known, told = registry.load(settings), terms.read(policy_file.absolute())
+    known, told = registry.read(settings), terms.read(policy_file.absolute())
     policy = routing.RoutingPolicy.needed(settings)
-    names = terms.chosen(known, told.agents)
-    if only or without:
-        names = terms.chosen(names, [_named(each) for each in only] or ["@*"], [_named(each) for each in without])
-    if not names:
-        raise NotFound(
-            "No agent is left to work for.",
-            advice="`bus agents list` shows the agents that are defined; look at [swarm] in the policy, and at --only.",
-        )
+    names, left_out = _chosen(known, told, [_named(each) for each in only], [_named(each) for each in without])
     code = run_async(
         _up,
         settings,
         known,
         names,
+        left_out,
         processes=processes or told.processes or os.cpu_count() or 1,
         grace=told.grace,
         policy=policy if policy.ladder and not no_climb else None,
@@ -107,6 +104,39 @@ def up(
     )
     if code:
         raise click.exceptions.Exit(code)
+
+
+def _chosen(
+    known: Registry, told: Terms, only: Sequence[str], without: Sequence[str]
+) -> tuple[list[str], list[Mistake]]:
+    """Who works here, and the mistakes for which somebody who was to work here does not.
+
+    Raises ConfigurationError where nobody can: each is spoiled, or one that --only names, or what is said for all.
+    """
+    from taskbus.errors import NotFound
+    from taskbus_agents.registry import raised
+    from taskbus_agents.swarm import terms
+    from taskbus_projections.patterns import is_pattern
+
+    def chosen(agents: Iterable[str]) -> list[str]:
+        return terms.chosen(terms.chosen(agents, told.agents), only or ["@*"], without)
+
+    for name in only:
+        if not is_pattern(name):
+            known.find(name)
+    names = chosen(known)
+    spoiled = {*chosen({each.name for each in known.mistakes if each.name is not None})} - {*names}
+    # One of which nobody knows whose it is may be anybody's, unless all are named, and there.
+    is_whole = all(each in names for each in only or told.agents)
+    left_out = [each for each in known.mistakes if (each.name in spoiled if each.name is not None else not is_whole)]
+    if known.common or (left_out and not names):
+        raise raised(known.common or left_out)
+    if not names:
+        raise NotFound(
+            "No agent is left to work for.",
+            advice="`bus agents list` shows the agents that are defined; look at [swarm] in the policy, and at --only.",
+        )
+    return names, left_out
 
 
 def _named(pattern: str) -> str:
@@ -117,6 +147,7 @@ async def _up(
     settings: Settings,
     known: Registry,
     names: Sequence[str],
+    left_out: Sequence[Mistake],
     *,
     processes: int,
     grace: float,
@@ -132,7 +163,7 @@ async def _up(
     from taskbus_agents.swarm.board import Board
     from taskbus_agents.swarm.swarm import Swarm, shared_out
 
-    board, code = Board(names), 1
+    board, code = Board(names, {each.name: str(each) for each in reversed(left_out) if each.name is not None}), 1
 
     def hear(crew: Crew, line: Line) -> None:
         _hear(screen, board, crew, line, as_json=as_json)
@@ -150,6 +181,7 @@ async def _up(
                 on_line=hear,
                 on_change=lambda crew: board.note(crew, anyio.current_time()),
             )
+            _tell_left_out(screen, left_out, as_json=as_json)
             screen.say(f"{_greeting(bus, names, len(swarm.crews))}; Ctrl-C ends it.")
             group.start_soon(_obey, signals, swarm, screen)
             if policy is not None:
@@ -157,11 +189,27 @@ async def _up(
             if screen.draws:
                 group.start_soon(_draw, bus, board, swarm, screen)
             await swarm.run()
-            code = 0 if swarm.is_stopping else 1
+            code = 0 if swarm.is_stopping and not left_out else 1
             group.cancel_scope.cancel()
     counts = board.counts
     screen.say(", ".join(f"{counts[each]} {each}" for each in ("succeeded", "failed", "escalated", "parked")) + ".")
+    if left_out:
+        whose = ", ".join(dict.fromkeys(each.name or str(each.file) for each in left_out))
+        screen.say(f"Left out for mistakes in their definitions, which `bus agents list` tells: {whose}.")
     return code
+
+
+def _tell_left_out(screen: Screen, left_out: Sequence[Mistake], *, as_json: bool) -> None:
+    """Tell once why somebody does not work here."""
+    from taskbus.cli.rendering import visible
+
+    for each in left_out:
+        if as_json:
+            place = {"file": str(each.file), "line": each.line}
+            screen.record({"event": "broken", "agent": each.name, "text": str(each), **place})
+        else:
+            whose = f"{each.name} is left out" if each.name is not None else "Somebody is left out"
+            screen.say(visible(f"{whose}: {each}"))
 
 
 def _greeting(bus: Bus, names: Sequence[str], processes: int) -> str:

@@ -83,3 +83,12 @@ def _check(plan: Plan, mistakes: Mistakes) -> None:
         mistakes.add(line, f"The plan has {len(plan.nodes)} steps and gates, and {MOST} are the most: make several.")
         return
     graph.check(plan.nodes, mistakes)
+    if mistakes.found:
+        return
+    for node in plan.nodes.values():
+        if node.kind in ("check", "approval") and not node.after and not plan.followers[node.name]:
+            mistakes.add(
+                node.line,
+                f"The gate {node.name} stands after nothing and before nothing: say what it waits for in its own "
+                f"`after`, or put {node.name} into the `after` of what waits for it.",
+            )

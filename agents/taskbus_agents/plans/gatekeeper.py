@@ -17,6 +17,7 @@ from taskbus.errors import Failure, Permanent, TimedOut, Unavailable
 from taskbus.lifecycle import HUMAN
 from taskbus.work import Outcome
 from taskbus_agents.command import environment
+from taskbus_agents.masking import Mask
 from taskbus_agents.plans import answers, report
 from taskbus_agents.plans.following import fold
 from taskbus_agents.plans.model import CHECK_TIME
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 _TOLD: Final = 4000
 _TRIES: Final = 10
 _UNSAID: Final = ", which is all that a command without a `timeout` has. A plan in TOML can give it another one"
-_AGAIN: Final = "The answer has to begin with yes or no. "
+_AGAIN: Final = "That was neither a clear yes nor a clear no. "
 
 
 class Gatekeeper:
@@ -75,26 +76,38 @@ class Gatekeeper:
         if "check-" in aside:
             return await self._check(work, node.check or "", node.timeout)
         if "review-" in aside or "question-" in aside or node.kind == "approval":
-            return self._ask(work, node, is_question="question-" in aside)
+            return await self._ask(work, node, is_question="question-" in aside)
         if node.kind != "check":
             raise Permanent(f"{name} of the plan {self._plan.name} is no gate.")
         return await self._check(work, node.command, node.timeout)
 
-    def _ask(self, work: Work, node: Node, *, is_question: bool) -> Outcome | Completion:
+    async def _ask(self, work: Work, node: Node, *, is_question: bool) -> Outcome | Completion:
         payload = work.envelope.payload
         if isinstance(payload, Delegation):
-            return Outcome(Question(question=payload.goal, blocks=_blocked(self._plan, node)), recipient=HUMAN)
-        answer = payload.answer if isinstance(payload, Answer) else ""
+            return self._asked(node, payload.goal)
+        answer, sender = payload.answer if isinstance(payload, Answer) else "", work.envelope.sender
+        if sender != HUMAN:
+            # The delegator of what a run asks is the run itself, so that the lifecycle lets its name answer as well.
+            foreign = f"The answer of {sender} does not count, since only a person's does. "
+            return self._asked(node, f"{foreign}{await self._question(work)}")
         if is_question:
             return Completion(result=Result(status="success", description=answer))
         says = answers.approval(answer)
         if says is None:
-            again = node.question or f"Is the result of {node.name} good?"
-            return Outcome(Question(question=f"{_AGAIN}{again}", blocks=_blocked(self._plan, node)), recipient=HUMAN)
-        said = f"{work.envelope.sender} said: {answer}"
+            return self._asked(node, f"{_AGAIN}{await self._question(work)}")
+        said = f"{sender} said: {answer}"
         if says:
             return Completion(result=Result(status="success", description=answer), verification_result=said)
         return _failed(said, "refused", evidence=said)
+
+    def _asked(self, node: Node, question: str) -> Outcome:
+        return Outcome(Question(question=question, blocks=_blocked(self._plan, node)), recipient=HUMAN)
+
+    async def _question(self, work: Work) -> str:
+        """What was to be asked at first."""
+        run = await fold(self._bus, self._plan, self._order, work.delivery.entry.position)
+        payload = run.pieces[work.delivery.task].delegation.envelope.payload
+        return payload.goal if isinstance(payload, Delegation) else ""
 
     async def _check(self, work: Work, command: str, timeout: float | None, stdin: bytes = b"") -> Completion:
         """Run a command of the plan; it passes with exit code 0, within `timeout` or the time that all have."""
@@ -118,6 +131,7 @@ class Gatekeeper:
             ended = await self._runner.run(("/bin/sh", "-c", command), stdin=stdin, cwd=self._folder, env=variables)
         if ended is None:
             return _failed(f"$ {command}: ended after {seconds:g} s{'' if timeout else _UNSAID}", "timeout")
+        ended = Mask.of(variables).ended(ended)
         evidence = f"$ {command}: exit code {ended.code}, {ended.seconds:.1f} s"
         output = (ended.stdout[-_TOLD:] + ended.stderr[-_TOLD:]).decode(errors="replace").strip()
         output = "".join(each for each in output if each.isprintable() or each in "\n\t")[-_TOLD:]

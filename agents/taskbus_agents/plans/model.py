@@ -46,8 +46,9 @@ class Node:
 
     `after` are the names of what must be done before it begins; `line` is where it stands in its document. `retries`
     is how often it is tried again, `timeout` how long one try may take. Of a step: `goal` and what else its
-    delegation says; `agent` is None where the router chooses; `use` is what the plan says of program and model;
-    `check` a command that judges the result, `review` whether a person does. Of a gate: `command`, or `question`.
+    delegation says; `agent` is None where the router chooses; `use` is what the plan says of program and model,
+    which its agent is told, `model` the model in it, `is_free` whether it says that it costs nothing; `check` a command
+    that judges the result, `review` whether a person does. Of a gate: `command`, or `question`.
     """
 
     name: str
@@ -61,6 +62,8 @@ class Node:
     goal: str = ""
     agent: str | None = None
     use: str | None = None
+    model: str | None = None
+    is_free: bool = False
     task_type: str | None = None
     justification: str | None = None
     priority: Priority = "normal"

@@ -51,6 +51,8 @@ def due(run: Run) -> Due:
     """What is due now. The same run always has the same moves due; none while all of it is in other hands."""
     run.refresh()
     run.forget_begun()
+    if run.unclear is not None:
+        return Due(end="escalate", why=_failures(run))
     stopped = next((name for name, on_failure in run.failed.items() if on_failure == "stop"), None)
     is_stopping = stopped is not None or bool(run.halted)
     found, at_work = Due(), 0
@@ -121,8 +123,7 @@ def _end(run: Run, found: Due, stopped: str | None) -> None:
     elif run.halted and not run.is_over:
         found.why = f"it was stopped: {run.halted}"
     elif run.failed:
-        found.why = "; ".join(f"{name} has failed: {trouble(run, name)}" for name in run.failed)
-        found.end = "escalate"
+        found.end, found.why = "escalate", _failures(run)
         return
     judging = check_task(run)
     left = [task for task in open_tasks(run) if task != judging]
@@ -143,6 +144,10 @@ def _end(run: Run, found: Due, stopped: str | None) -> None:
             found.end, found.why = "failure", f"the plan's own check has failed: {judged.trouble}"
             return
     found.end = "partial" if "skipped" in run.settled.values() else "success"
+
+
+def _failures(run: Run) -> str:
+    return "; ".join(f"{name} has failed: {trouble(run, name)}" for name in run.failed)
 
 
 def check_task(run: Run) -> str:

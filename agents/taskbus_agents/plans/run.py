@@ -81,9 +81,10 @@ class Run:
     """One run of a plan. `apply` each entry of the log, in order, from the run's delegation on.
 
     `pieces` are its tasks by their IDs, the run's own among them; `halted` is what a person said who stopped it while
-    nothing had failed; `settled` says of each node that is over whether it
-    is done or skipped; `active` are those that have begun and are not over, `ready` those that may begin; `failed`
-    are those of the active ones that have failed for good, with what is to become of the run.
+    nothing had failed, `unclear` the last answer to the run where it is not clear what that means; `settled` says of
+    each node that is over whether it is done or skipped; `active` are those that have begun and are not over, `ready`
+    those that may begin; `failed` are those of the active ones that have failed for good, with what is to become of
+    the run.
     """
 
     def __init__(self, plan: Plan, id: str) -> None:
@@ -99,6 +100,7 @@ class Run:
         self.nobody: dict[str, str] = {}
         self.hints: dict[str, str] = {}
         self.halted = ""
+        self.unclear: AnyEnvelope | None = None
         self._decided: dict[str, OnFailure] = {}
         self._granted: dict[str, int] = {}
         self._generations: dict[str, int] = {}
@@ -194,14 +196,22 @@ class Run:
         if not is_anew and not isinstance(payload, Answer):
             return
         self.refresh()
-        stops = isinstance(payload, Answer) and answers.about("", payload.answer, self.plan.nodes)[0] == "stop"
-        self.halted = payload.answer if isinstance(payload, Answer) and stops and not self.failed else ""
+        self.halted, self.unclear = "", None
+        if isinstance(payload, Answer):
+            if self.failed:
+                is_clear = answers.about("", payload.answer, self.plan.nodes)[0] != "unclear"
+            else:
+                goes = answers.goes_on(payload.answer, self.plan.nodes)
+                self.halted, is_clear = payload.answer if goes is False else "", goes is not None
+            if not is_clear:
+                self.unclear = envelope
+                return
         for name, on_failure in list(self.failed.items()):
             if isinstance(payload, Answer):
                 if on_failure != "escalate":
                     continue
                 chosen, hint = answers.about(name, payload.answer, self.plan.nodes)
-                if chosen is None:
+                if chosen is None or chosen == "unclear":
                     continue
                 if chosen != "retry":
                     self._decided[name] = chosen

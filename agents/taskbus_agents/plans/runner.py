@@ -15,7 +15,7 @@ import anyio
 from taskbus import parked
 from taskbus.append import Appended, Submission, Unit, commit
 from taskbus.codec import document
-from taskbus.envelope import Artifact, Completion, ErrorDetails, Escalation, Result, Status
+from taskbus.envelope import Answer, Artifact, Completion, ErrorDetails, Escalation, Result, Status
 from taskbus.errors import (
     Conflict,
     DuplicateID,
@@ -59,6 +59,8 @@ _PAUSE: Final = 0.2
 _TOLD: Final = 2000
 _SAID: Final = 1200
 _REFUSALS: Final = 20
+_ANSWER: Final = 300
+_GO_ON: Final = '"go on" (or "stop")'
 _VERBS: Final = {
     "begin": "begins {}",
     "again": "tries {} again",
@@ -256,9 +258,7 @@ def _fraction(run: Run) -> float:
 def _outcome(run: Run, found: Due) -> Outcome:
     """What the run ends with: its report, or what somebody has to decide."""
     if found.end == "escalate":
-        how = f'Decide with: bus answer {run.id} "retry" (or "skip", "stop"; or what the agent is to know)'
-        details = ErrorDetails(level=2, category="execution", message=f"{found.why[:8000]}. {how}")
-        return Outcome(Escalation(error_details=details))
+        return _to_decide(run, found.why)
     status = "failure" if found.end == "failure" else "partial" if found.end == "partial" else "success"
     artifacts: list[Artifact] = []
     for node in run.plan.steps:
@@ -278,6 +278,20 @@ def _outcome(run: Run, found: Due) -> Outcome:
     return Outcome(
         Completion(result=result, verification_result=evidence, termination_reason="stopped", error_details=details)
     )
+
+
+def _to_decide(run: Run, why: str) -> Outcome:
+    """What somebody has to decide, and how; an answer that was not clear goes back to whoever gave it."""
+    retry = '"retry" (or "retry: what the agent is to know", "skip", "stop")'
+    said = f"{why[:8000]}. " if why else ""
+    said += f"Decide with: bus answer {run.id} {retry if run.failed else _GO_ON}"
+    recipient = None
+    if run.unclear is not None and isinstance(run.unclear.payload, Answer):
+        recipient = run.unclear.sender
+        answer = report.shortened(run.unclear.payload.answer, _ANSWER)
+        said = f'The answer "{answer}" does not say clearly what is to be done, so nothing was begun. {said}'
+    details = ErrorDetails(level=2, category="execution", message=said)
+    return Outcome(Escalation(error_details=details), recipient=recipient)
 
 
 async def end_open(bus: Bus, run: Run, messages: Messages) -> int:

@@ -55,6 +55,7 @@ class TableReader:
         self._text = text
         self._mistakes = mistakes
         self._lines = Lines(text)
+        self._notes: list[str] = []
 
     def read(self, stem: str) -> Plan | None:
         """The plan, not yet checked as a graph; None where the document is no TOML. `stem` names it by default."""
@@ -93,6 +94,7 @@ class TableReader:
             parallel=self._number(document, ("parallel",), PARALLEL, 1, MOST_PARALLEL),
             deadline=self._time(document, ("deadline",)),
             check=self._check(document),
+            notes=tuple(self._notes),
         )
 
     def _node_table(self, table: str, key: str, value: object, known: Collection[str]) -> Mapping[str, object] | None:
@@ -130,6 +132,7 @@ class TableReader:
             goal=goal or name,
             agent=agent,
             use=f"Use the model {model}" if model else None,
+            model=model,
             task_type=self._text_of(fields, (*keys, "task_type")),
             justification=self._text_of(fields, (*keys, "justification"), lines=True),
             priority=self._priority(fields, (*keys, "priority")),
@@ -149,7 +152,11 @@ class TableReader:
         kind: Literal["check", "approval", "join"] = "check" if command else "approval" if question else "join"
         after = self._after(fields, keys)
         if not after and "after" not in fields:
-            self._add(keys, f"The gate {name} stands after nothing: say which steps in `after`.")
+            if kind == "join":
+                self._add(keys, f"The gate {name} stands after nothing and asks nothing: say which steps in `after`.")
+            else:
+                line = self._lines.of(*keys)
+                self._notes.append(f"line {line}: the gate {name} has no `after`, so that it is asked at the beginning")
         return Node(
             name=name,
             title=self._text_of(fields, (*keys, "title")) or name,

@@ -33,6 +33,7 @@ _COMMAND: Final = re.compile(r"(?:\$|check:?)\s+(.+)", re.DOTALL)
 _AGENT: Final = re.compile(NAME_PATTERN)
 _PARALLEL: Final = frozenset({"parallel"})
 _ORDER: Final = frozenset({"sequence", "sequential", "serial", "order"})
+_COSTS: Final = frozenset({"free", "paid"})
 _APPROVALS: Final = frozenset({"human", "approval", "approve"})
 
 
@@ -44,6 +45,8 @@ class _Assigned:
     key: str
     agent: str
     use: str
+    model: str | None
+    is_free: bool
     needed: bool = False
 
 
@@ -159,9 +162,6 @@ class TextReader:
 
     def _gate(self, number: int, said: str | None) -> None:
         read = self._read
-        if not read.before:
-            self._mistakes.add(number, "A gate stands after nothing: put a line with steps before it.")
-            return
         read.gates += 1
         name = f"gate-{read.gates}"
         node = Node(name=name, title="all done", kind="join", line=number, after=read.before)
@@ -172,10 +172,13 @@ class TextReader:
         elif words:
             first, _, question = words.partition(" ")
             if first.casefold().rstrip(",;") in _APPROVALS:
-                question = question.strip() or f"Everything up to here is done: {', '.join(read.before)}. Go on?"
+                done = f"Everything up to here is done: {', '.join(read.before)}. Go on?"
+                question = question.strip() or (done if read.before else "Shall it begin?")
                 node = replace(node, kind="approval", title="approval", question=question)
             elif words.casefold() not in ("all", "all done"):
                 self._mistakes.add(number, f"[GATE: {words[:60]}] is not known: use human, or $ and a command.")
+        if node.kind == "join" and not read.before:
+            self._mistakes.add(number, "This gate stands after nothing: put steps before it, or say [GATE: human].")
         if name in read.nodes:
             self._mistakes.add(number, f"{name!r} names this gate and the step in line {read.nodes[name].line}.")
         read.nodes[name] = node
@@ -192,7 +195,10 @@ class TextReader:
         use = f"Use {words}" + (f" ({found[3].strip()})" if found[3] else "")
         if any(each.key.casefold() == found[1].casefold() for each in self._read.assigned):
             self._mistakes.add(number, f"{found[1]!r} is assigned twice.")
-        self._read.assigned.append(_Assigned(number, found[1], agent, use))
+        said = [each.strip() for each in (found[3] or "").split(",") if each.strip()]
+        model = next((each for each in said if each.casefold() not in _COSTS), None)
+        is_free = any(each.casefold() == "free" for each in said)
+        self._read.assigned.append(_Assigned(number, found[1], agent, use, model, is_free))
 
     def _validate(self, number: int, line: str) -> None:
         check = self._read.check or Check()
@@ -215,7 +221,9 @@ class TextReader:
         for name, node in read.nodes.items():
             if node.kind == "step" and (chosen := _chosen(node, read.assigned)) is not None:
                 chosen.needed = True
-                read.nodes[name] = replace(node, agent=chosen.agent, use=chosen.use)
+                read.nodes[name] = replace(
+                    node, agent=chosen.agent, use=chosen.use, model=chosen.model, is_free=chosen.is_free
+                )
         unneeded = (f"line {each.line}: {each.key!r} names no step" for each in read.assigned if not each.needed)
         return (*read.notes, *unneeded)
 

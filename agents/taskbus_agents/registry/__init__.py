@@ -7,7 +7,7 @@ routing, plans and the swarm.
 
 from __future__ import annotations
 
-from taskbus_agents.registry.mistakes import Mistake
-from taskbus_agents.registry.registry import Registry, find, load, read
+from taskbus_agents.registry.mistakes import Mistake, raised
+from taskbus_agents.registry.registry import Registry, find, read
 
-__all__ = ["Mistake", "Registry", "find", "load", "read"]
+__all__ = ["Mistake", "Registry", "find", "raised", "read"]

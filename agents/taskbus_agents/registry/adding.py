@@ -19,8 +19,9 @@ from taskbus.errors import ConfigurationError, Conflict
 from taskbus_agents.registry.fields import Written, idle_command
 from taskbus_agents.registry.fields import read as read_fields
 from taskbus_agents.registry.front_matter import Given
-from taskbus_agents.registry.mistakes import raised
-from taskbus_agents.registry.registry import TABLE
+from taskbus_agents.registry.mistakes import Mistake, raised
+from taskbus_agents.registry.models import Models
+from taskbus_agents.registry.registry import DEFAULTS, TABLE, whole
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
@@ -35,8 +36,7 @@ def add(file: Path, name: str, fields: Mapping[str, object], *, replace: bool = 
     import tomlkit  # only this command needs it
 
     path = Path(os.path.realpath(file))
-    given = {key: Given(value, 0) for key, value in fields.items()}
-    definition = Written(path, 0, given, name=name)
+    definition = _written(path, fields, name)
     reading = read_fields(definition)
     idle = idle_command(definition, reading.values)
     if mistakes := [*reading.mistakes, *([idle] if idle is not None else [])]:
@@ -45,6 +45,9 @@ def add(file: Path, name: str, fields: Mapping[str, object], *, replace: bool = 
         with _alone(path):
             text = bus_file.contents(path) and path.read_bytes().decode() if path.exists() else ""
             before = bus_file.parsed(path, text, advice="Mend it first.")
+            made = whole(definition, {**_defaults(path, before), **reading.values, "name": name}, Models())
+            if isinstance(made, Mistake):
+                raise raised([made])
             agents = before.get(TABLE, {})
             if not isinstance(agents, dict):
                 raise ConfigurationError(f"{path}: `{TABLE}` is no table.", advice=f'Write [{TABLE}."{name}"].')
@@ -58,6 +61,16 @@ def add(file: Path, name: str, fields: Mapping[str, object], *, replace: bool = 
             _write(path, written)
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be written: {error.strerror or error}.", advice="Check it.") from error
+
+
+def _written(path: Path, fields: Mapping[str, object], name: str | None = None) -> Written:
+    return Written(path, 0, {key: Given(value, 0) for key, value in fields.items()}, name=name)
+
+
+def _defaults(path: Path, before: Mapping[str, object]) -> dict[str, Any]:
+    """What the file says for all, as far as it is right."""
+    table = before.get(DEFAULTS)
+    return read_fields(_written(path, cast("dict[str, object]", table))).values if isinstance(table, dict) else {}
 
 
 def _put(document: Any, key: str, fields: Mapping[str, object]) -> None:

@@ -6,6 +6,7 @@ told, not only the first. Called by the registry.
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -93,6 +94,22 @@ def idle_command(written: Written, values: Mapping[str, Any]) -> Mistake | None:
     known = " or ".join(f'adapter = "{each}"' for each in _commanded())
     advice = f"Leave it out, or write {known} for a program that it starts."
     return Mistake(written.file, written.given["command"].line, message, advice, written.name or values.get("name"))
+
+
+def lacking(written: Written, values: Mapping[str, Any]) -> Mistake | None:
+    """The mistake of a definition that does not say what its adapter, or its workspace, cannot do without."""
+    adapter, workspace = values["adapter"], values.get("workspace", "own")
+    if adapter in _commanded() and not values.get("command"):
+        example = ["./agent.sh"] if adapter == "command" else ["gemini", "--acp"]
+        key, why = "command", f"the program that {values['name']} runs"
+        option, line = f"Put it at the end: -- {' '.join(example)}", f"command = {json.dumps(example)}"
+    elif workspace != "own" and values.get("folder") is None:
+        key, why = "folder", f"what {values['name']} works on, as its workspace is `{workspace}`"
+        option, line = "Add --folder .", 'folder = "."'
+    else:
+        return None
+    advice = f"Write {line}." if written.line else option  # what is not written yet is said on a command line
+    return Mistake(written.file, written.line, f"`{written.prefix}{key}` is missing: {why}.", advice, values["name"])
 
 
 def runs_command(adapter: object) -> bool:

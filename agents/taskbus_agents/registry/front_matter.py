@@ -1,7 +1,8 @@
 """Front matter: the fields at the beginning of a Markdown file, between two lines of `---`, each with its line.
 
 A small part of YAML: fields with texts, lists and one level of fields below them. A scalar is the text that stands
-there, so that a name may be `yes` or `1`. Anchors, aliases, tags and deep nesting are refused before anything is
+there, so that a name may be `yes` or `1`. A description in one line may have colons in it, for which YAML alone refuses
+it: many fleets have such, and it means the line. Anchors, aliases, tags and deep nesting are refused before anything is
 built of them. Raises Malformed, and nothing else. Called by the registry.
 """
 
@@ -21,6 +22,10 @@ LARGEST: Final = 65_536
 _DEEPEST: Final = 4
 _FENCE: Final = re.compile(r"---[ \t]*")
 _END: Final = re.compile(r"(?:---|\.\.\.)[ \t]*")
+# A text in one line that begins like one: with no sign of YAML's, and nothing indented below it.
+_DESCRIPTION: Final = re.compile(
+    r"^(description:[ \t]+)((?![-?:,\[\]{}#&*!|>'\"%@`])\S.*)$(?!\s*\n[ \t]+\S)", re.MULTILINE
+)
 
 
 class Plain(str):
@@ -69,12 +74,20 @@ def _fields(matter: str) -> dict[str, Given]:
     # The parser of libyaml, where PyYAML was built with it, is several times as fast.
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        found = _Builder(yaml.parse(matter, Loader=loader)).document()
+        try:
+            return _Builder(yaml.parse(matter, Loader=loader)).document()
+        except yaml.YAMLError:
+            matter = _DESCRIPTION.sub(_quoted, matter)  # line by line, so that the lines of other mistakes stay
+            return _Builder(yaml.parse(matter, Loader=loader)).document()
     except yaml.YAMLError as error:
         raise _malformed(error, matter) from error
     except RecursionError as error:
         raise Malformed(2, "it is nested too deeply.") from error
-    return found
+
+
+def _quoted(found: re.Match[str]) -> str:
+    text = found[2].rstrip().replace("'", "''")
+    return f"{found[1]}'{text}'"
 
 
 def _malformed(error: Exception, matter: str) -> Malformed:

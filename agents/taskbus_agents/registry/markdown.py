@@ -7,6 +7,7 @@ UTF-8, and tells every mistake of every file. Called by the registry.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -29,6 +30,7 @@ FOREIGN: Final = frozenset(
     }
 )
 """Fields that such files have for the agents' own programs."""
+_NAME: Final = re.compile(r"^name:[ \t]*[\"']?([^\s\"'#]+)", re.MULTILINE)
 
 
 def definitions(folders: Iterable[tuple[Path, Mistake]]) -> Iterator[Written | Mistake]:
@@ -64,22 +66,29 @@ def _files(folder: Path) -> list[Path]:
 
 def _definition(file: Path) -> Written | Mistake | None:
     """What stands in a file; None for a README, which tells of the folder."""
+    text = ""
     try:
         text = _text(file)
         fields, instructions = read(text)
     except Malformed as error:
         if file.stem.casefold() == "readme" and error.message.startswith("there is no front matter"):
             return None
-        return Mistake(file, error.line, error.message, error.advice)
+        return Mistake(file, error.line, error.message, error.advice, _meant(file, text))
     line = fields["name"].line if "name" in fields else 1
     name = agent_name(fields["name"].value) if "name" in fields else None
     if name is None and "name" not in fields:
         known = "Add a line name: docs-writer to the front matter."
-        return Mistake(file, 1, "the field `name` is missing.", known)
+        return Mistake(file, 1, "the field `name` is missing.", known, _meant(file))
     if instructions and "instructions" not in fields:
         below = text.count("\n", 0, max(text.rfind(instructions.partition("\n")[0]), 0)) + 1
         fields["instructions"] = Given(instructions, below)
     return Written(file, line, fields, name=name)
+
+
+def _meant(file: Path, text: str = "") -> str | None:
+    """Whose definition a file would be that cannot be read: by a line with a name, else by its own name."""
+    found = _NAME.search(text)
+    return agent_name(found[1] if found is not None else file.stem)
 
 
 def _text(file: Path) -> str:

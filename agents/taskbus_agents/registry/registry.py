@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from taskbus.errors import NotFound
 from taskbus_agents.definition import Definition
 from taskbus_agents.registry import markdown
-from taskbus_agents.registry.fields import Written, adapters, agent_name, idle_command, runs_command
+from taskbus_agents.registry.fields import Written, adapters, agent_name, idle_command, lacking, runs_command
 from taskbus_agents.registry.fields import read as read_fields
 from taskbus_agents.registry.front_matter import Given
 from taskbus_agents.registry.mistakes import Mistake, nearest, raised, words
@@ -33,11 +33,16 @@ USUAL: Final = "claude"
 
 
 class Registry(Mapping[str, Definition]):
-    """The definitions by name, with the sign, in order of their names; `mistakes` is what could not be used."""
+    """The definitions by name, with the sign, in order of their names; `mistakes` is what could not be used, `common`
+    those of them that spoil every definition: what is said for all is wrong.
+    """
 
-    def __init__(self, found: Mapping[str, Definition], mistakes: Sequence[Mistake] = ()) -> None:
+    def __init__(
+        self, found: Mapping[str, Definition], mistakes: Sequence[Mistake] = (), common: Sequence[Mistake] = ()
+    ) -> None:
         self._found = dict(sorted(found.items()))
         self.mistakes = tuple(mistakes)
+        self.common = tuple(common)
 
     def __getitem__(self, name: str) -> Definition:
         """The definition of a name that is written with its sign."""
@@ -54,8 +59,10 @@ class Registry(Mapping[str, Definition]):
     def find(self, name: str) -> Definition:
         """The definition of an agent, named with or without the sign.
 
-        Raises ConfigurationError where it has mistakes, NotFound where there is none.
+        Raises ConfigurationError where it, or what is said for all, has mistakes; NotFound where there is none.
         """
+        if self.common:
+            raise raised(self.common)
         wanted = agent_name(name) or name
         if wanted in self._found:
             return self._found[wanted]
@@ -66,14 +73,6 @@ class Registry(Mapping[str, Definition]):
         unread = f" {len(self.mistakes)} definitions have mistakes: `bus agents list`." if self.mistakes else ""
         advice = f"{hint} `bus agents add {wanted}` defines it.{unread}"
         raise NotFound(f"There is no definition of {wanted}.", advice=advice)
-
-
-def load(settings: Settings) -> Registry:
-    """All definitions. Raises ConfigurationError with every mistake in any of them."""
-    found = read(settings)
-    if found.mistakes:
-        raise raised(found.mistakes)
-    return found
 
 
 def find(settings: Settings, name: str) -> Definition:
@@ -87,11 +86,14 @@ def read(settings: Settings) -> Registry:
     Raises ConfigurationError where bus.toml or the policy itself cannot be read.
     """
     models = Models.load(settings.policy)
-    mistakes: list[Mistake] = []
     found: dict[str, Definition] = {}
     places: dict[str, Written] = {}
-    defaults: dict[str, Any] = {}
-    for written in _all(settings.file, defaults, mistakes):
+    if settings.file is None:
+        return Registry(found)
+    toml = PolicyFile(settings.file)
+    defaults, common = _defaults(toml)
+    mistakes = [*common]
+    for written in _all(toml, mistakes):
         reading = read_fields(written, foreign=() if written.prefix else markdown.FOREIGN)
         mistakes += reading.mistakes
         name = written.name or reading.values.get("name")
@@ -102,30 +104,31 @@ def read(settings: Settings) -> Registry:
             mistakes.append(Mistake(written.file, written.line, message, "Give one of them another name.", name))
             found.pop(name, None)
             continue
-        made = _definition(written, {**defaults, **reading.values, "name": name}, models)
+        made = whole(written, {**defaults, **reading.values, "name": name}, models)
         if isinstance(made, Mistake):
             mistakes.append(made)
         elif not reading.mistakes:
             found[name] = made
-    return Registry(found, mistakes)
+    return Registry(found, mistakes, common)
 
 
-def _all(file: Path | None, defaults: dict[str, Any], mistakes: list[Mistake]) -> Iterator[Written]:
-    """Every definition as it is written; first fills the defaults."""
-    if file is None:
-        return
-    toml = PolicyFile(file)
+def _defaults(toml: PolicyFile) -> tuple[dict[str, Any], list[Mistake]]:
+    """What is said for all, and every mistake in it."""
     given = _fields(toml, DEFAULTS)
     own = {key: given.pop(key) for key in ("name", "instructions") if key in given}
-    mistakes += [
-        Mistake(file, each.line, f"`{DEFAULTS}.{key}` cannot be the same for all.") for key, each in own.items()
+    mistakes = [
+        Mistake(toml.path, each.line, f"`{DEFAULTS}.{key}` cannot be the same for all.") for key, each in own.items()
     ]
-    written = Written(file, toml.line((DEFAULTS,)), given, f"{DEFAULTS}.")
+    written = Written(toml.path, toml.line((DEFAULTS,)), given, f"{DEFAULTS}.")
     reading = read_fields(written)
-    defaults.update(reading.values)
     mistakes += reading.mistakes
     if (idle := idle_command(written, reading.values)) is not None:
         mistakes.append(idle)
+    return reading.values, mistakes
+
+
+def _all(toml: PolicyFile, mistakes: list[Mistake]) -> Iterator[Written]:
+    """Every definition as it is written."""
     yield from _tables(toml, mistakes)
     for each in markdown.definitions(_folders(toml, mistakes)):
         if isinstance(each, Mistake):
@@ -140,7 +143,7 @@ def _tables(toml: PolicyFile, mistakes: list[Mistake]) -> Iterator[Written]:
         prefix = f'{TABLE}."{key}".' if key.startswith("@") else f"{TABLE}.{key}."
         if not isinstance(table, dict):
             message = f"`{prefix[:-1]}`: found {words(table)}, expected a table."
-            mistakes.append(Mistake(toml.path, line, message, f'Write [{TABLE}."@kilo"], and its fields below.'))
+            mistakes.append(Mistake(toml.path, line, message, f'Write [{TABLE}."@kilo"], and its fields below.', name))
         elif name is None:
             message = f"{words(key)} is no name of an agent."
             mistakes.append(Mistake(toml.path, line, message, "Use letters, digits, and . _ - within."))
@@ -166,7 +169,7 @@ def _folders(toml: PolicyFile, mistakes: list[Mistake]) -> Iterator[tuple[Path, 
         yield folder, Mistake(toml.path, line, missing, "Make it, or leave it out.")
 
 
-def _definition(written: Written, values: dict[str, Any], models: Models) -> Definition | Mistake:
+def whole(written: Written, values: dict[str, Any], models: Models) -> Definition | Mistake:
     """A whole definition of checked fields, or what it lacks."""
     name = str(values["name"])
     if "adapter" not in values:
@@ -174,11 +177,8 @@ def _definition(written: Written, values: dict[str, Any], models: Models) -> Def
     if values["adapter"] is None:
         message = f"`{written.prefix}adapter` is missing: it is not said which program {name} is."
         return Mistake(written.file, written.line, message, f"One of {', '.join(adapters())}.", name)
-    if values["adapter"] == "command" and not values.get("command"):
-        message = f"`{written.prefix}command` is missing: the program that {name} runs."
-        return Mistake(written.file, written.line, message, 'Write command = ["./agent.sh"].', name)
-    if (idle := idle_command(written, values)) is not None:
-        return idle
+    if (mistake := lacking(written, values) or idle_command(written, values)) is not None:
+        return mistake
     if not runs_command(values["adapter"]):
         values.pop("command", None)  # that of the defaults is for those that run one
     if model := values.pop("model", None):

@@ -1,6 +1,7 @@
-"""Whether a policy is sound: every mistake in any of its tables, and the rungs that nobody who is defined can serve.
+"""Whether a policy is sound: every mistake in any of its tables, and the rungs that nobody who is defined can serve;
+and whether an agent's model has a price, without which it would not run.
 
-Called by `bus agents doctor`.
+Called by `bus agents doctor` and `bus agents test`.
 """
 
 from __future__ import annotations
@@ -8,10 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from taskbus.errors import ConfigurationError
+from taskbus.errors import ConfigurationError, RefusedByBudget
 from taskbus_agents.adapters import COMMAND
 from taskbus_agents.definition import Definition
 from taskbus_agents.routing.policy import RoutingPolicy
+from taskbus_agents.spending import Spending, is_held
 
 if TYPE_CHECKING:
     from collections.abc import Container
@@ -38,6 +40,25 @@ class Soundness:
         """The rungs, each once, that are not switched off, and whose agents are not among those that are defined."""
         rungs = self.policy.rungs if self.policy is not None else ()
         return [*{each.same: each for each in rungs if each.disabled is None and each.agent not in defined}.values()]
+
+
+def unpriced(definition: Definition, policy: RoutingPolicy | None) -> str | None:
+    """Why an agent's runs would be refused for want of a price, as a run says it; None where they would not.
+
+    An agent that a rung gives a model to is run with that, so that its own is not asked for.
+    """
+    from taskbus_agents.handlers import with_provider
+
+    rungs = policy.rungs if policy is not None else ()
+    given = any(rung.agent == definition.name and rung.model and rung.disabled is None for rung in rungs)
+    if given or not is_held(definition):
+        return None
+    spending = Spending(policy.money, policy.is_free) if policy is not None else Spending()
+    try:
+        spending.reserves(with_provider(definition))
+    except RefusedByBudget as error:
+        return error.message
+    return None
 
 
 def judged(settings: Settings) -> Soundness | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from taskbus_agents.swarm.lines import Broken, Ready, Settled, Started
@@ -38,10 +39,11 @@ class Row:
 
 
 class Board:
-    """All agents of a swarm, by name."""
+    """All agents of a swarm, by name; `left_out` are those that cannot work for it, each with the reason."""
 
-    def __init__(self, agents: Iterable[str]) -> None:
-        self.rows: Mapping[str, Row] = {agent: Row(agent) for agent in sorted(agents)}
+    def __init__(self, agents: Iterable[str], left_out: Mapping[str, str] = MappingProxyType({})) -> None:
+        rows = [Row(agent) for agent in agents] + [Row(agent, "broken", last=why) for agent, why in left_out.items()]
+        self.rows: Mapping[str, Row] = {row.agent: row for row in sorted(rows, key=lambda row: row.agent)}
 
     def hear(self, crew: Crew, line: Line) -> None:
         """Note what a crew told."""

@@ -12,7 +12,7 @@ from taskbus.cli.names import doubt
 from taskbus.cli.options import EXIT_CODES, print_json, run_async, say, settings_options
 from taskbus.cli.rendering import visible
 from taskbus.cli.routing import Choosing, routed, routing_options
-from taskbus.cli.sending import ended_summary, outcome, send, speak, summary, tell
+from taskbus.cli.sending import ended_summary, name_of, outcome, send, speak, summary, tell
 from taskbus.cli.values import AGENT, DEADLINE, SECONDS, TASK
 from taskbus.envelope import (
     PRIORITIES,
@@ -25,7 +25,8 @@ from taskbus.envelope import (
     Priority,
     Verdict,
 )
-from taskbus.errors import RefusedByBudget, UsageError
+from taskbus.errors import LifecycleConflict, RefusedByBudget, UsageError
+from taskbus.lifecycle import HUMAN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,6 +44,7 @@ as_option = click.option("--as", "sender", type=AGENT, help="Who speaks; default
 @click.option("--artifact", multiple=True, metavar="PATH", help="What the work starts from; may be repeated.")
 @click.option("--criterion", multiple=True, help="By what the result is judged; may be repeated.")
 @click.option("--type", "task_type", help="The kind of work, for routing: implementation, review …")
+@click.option("--task-type", "task_type", hidden=True)
 @click.option("--priority", type=click.Choice(PRIORITIES), help="Which of several goes first; default normal.")
 @click.option("--deadline", type=DEADLINE, help="When it must be done: 2h, or 2026-11-20T18:00:00Z.")
 @click.option("--parent", type=TASK, help="The task that this one is a part of.")
@@ -211,7 +213,23 @@ def answer(*, words: tuple[str, ...], sender: str | None, settings: Settings, as
       bus answer answer.xml
     """
     given = sorted_out(words, text="answer")
-    _spoken(Answer, {"answer": Flag("TEXT", given.text)}, given, sender, settings, as_json=as_json)
+    flags = {"answer": Flag("TEXT", given.text)}
+    draft = drafted(Answer, flags, Header(sender=Flag("--as", sender)), given.document)
+    _check_human(draft.whole.envelope.sender if draft.whole is not None else draft.sender, settings)
+    _spoken(Answer, flags, given, sender, settings, as_json=as_json)
+
+
+def _check_human(sender: str | None, settings: Settings) -> None:
+    """Refuse what an agent says as @human: its hooks say who it is, and an answer may be an approval."""
+    agent = name_of(settings.agent) or HUMAN
+    if sender == HUMAN != agent:
+        raise LifecycleConflict(
+            f"Only a human answers as {HUMAN}, and BUS_AGENT says that you are {agent}.",
+            reason="lifecycle",
+            state="",
+            holder=HUMAN,
+            advice="Ask your human; or answer in your own name, without --as.",
+        )
 
 
 def _criteria(values: tuple[str, ...], *, met: bool) -> tuple[CriterionResult, ...]:

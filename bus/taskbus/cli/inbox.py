@@ -175,6 +175,9 @@ def _given_back(taken: Taken, now: float) -> str:
     if taken.reason == "quota-limited":
         until = rendering.clock(datetime.fromtimestamp(taken.until, UTC))
         return f"waits for its quota until {until}" if left > 0 else "its quota is reset"
+    if taken.reason == "refused-by-budget":
+        again = f", tried again in {rendering.age(left + 1)}" if left > 0 else ""
+        return f"waits for money that other runs hold{again}: bus budget holds"
     if taken.reason == "handed-back":
         return "handed back"
     tries = "1 try" if taken.tries == 1 else f"{taken.tries} tries"

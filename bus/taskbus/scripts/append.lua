@@ -19,7 +19,8 @@
 --       envelopes one of:
 --       {"appended", position}   {"repeated", position}   {"other", position}   {"skipped"}
 --       {"lifecycle"|"fenced"|"held"|"recipient"|"unknown"|"reserved"|"moved", what the task is}
---       {"budget", account, period, span, cap, committed, held, asked}   {"uncounted"}
+--       {"budget", asked, and for each account without room: account, period, span, cap, committed, held}
+--       {"uncounted"}
 --       or, where its delivery is not what the unit says: {"fenced"|"open"|"moved", what the task is}, not nested
 --       what the task is: state, delegator, assignee, coordinator, token, lease, consumer
 --

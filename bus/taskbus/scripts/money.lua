@@ -90,14 +90,18 @@ local function ends(plan, line)
   return head[KIND] ~= "status" and head[KIND] ~= "answer" and head[KIND] ~= "verdict"
 end
 
-local function end_hold(plan)
+-- Ends the hold that an envelope ends. What it says was spent counts at the position that this answers: where its
+-- sender has reserved for the task, as long as that hold is open, else at its own.
+local function end_hold(plan, position)
   local name = ARGV[plan[BASE] + 2]
   local line = hold_of(name)
-  if line and ends(plan, line) then
-    local amount, provider, agent, root, position = match(line, "^%S+ (%d+) (%S+) (%S+) (%S+) (%S+)")
-    add(provider, agent, root, position, 0, -tonumber(amount), 0)
+  if not line then return position end
+  local amount, provider, agent, root, since = match(line, "^%S+ (%d+) (%S+) (%S+) (%S+) (%S+)")
+  if ends(plan, line) then
+    add(provider, agent, root, since, 0, -tonumber(amount), 0)
     set_hold(name, false)
   end
+  return plan[HEAD][SENDER] == agent and since or position
 end
 
 local function spend(plan, position)
@@ -129,8 +133,7 @@ local function open_hold(plan, position)
 end
 
 local function apply(plan, position)
-  end_hold(plan)
-  spend(plan, position)
+  spend(plan, end_hold(plan, position))
   open_hold(plan, position)
 end
 
@@ -176,18 +179,19 @@ local function over(base, head, task, move)
     if line and ends(trial, line) then return nil end
     return seldom().refused("moved", task)
   end
-  end_hold(trial)
-  spend(trial, time)
-  local asked, refusal = tonumber(amount), nil
+  spend(trial, end_hold(trial, time))
+  local asked, refusal = tonumber(amount), { "budget", amount }
   for _, each in ipairs(accounts(provider, head[SENDER], trial[OF] or name, time)) do
     local account, period, span = unpack(each)
     local committed, held = sums_of(account, span)
     local cap = cap_of(account, period, said_of(trial))
-    if asked > 0 and not refusal and committed + held + asked > cap then
-      refusal = { "budget", account, period, span, number(cap), number(committed), number(held), amount }
+    if asked > 0 and committed + held + asked > cap then
+      for _, said in ipairs({ account, period, span, number(cap), number(committed), number(held) }) do
+        refusal[#refusal + 1] = said
+      end
     end
   end
-  if refusal then
+  if #refusal > 2 then
     start_over()
     return refusal
   end

@@ -14,6 +14,7 @@ import click
 from taskbus.cli.options import Group, print_json, run_async, say, settings_options
 from taskbus_projections.commands.choices import TASK
 from taskbus_projections.commands.policies import policy_option
+from taskbus_projections.patterns import is_pattern
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,13 +35,18 @@ class _Account(click.ParamType[str]):
     name = "account"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from taskbus.accounts import is_account  # what it stands on is slow to import
+
         text = str(value).strip()
         kind, colon, name = text.partition(":")
-        if not colon and text:
-            return f"{'agent' if text.startswith('@') else 'provider'}:{text}"
-        if kind not in ("provider", "agent", "task") or not name:
+        if not colon:
+            kind, name = "agent" if text.startswith("@") else "provider", text
+        account = f"agent:@{name.removeprefix('@')}" if kind == "agent" else f"{kind}:{name}"
+        if kind in ("provider", "agent") and is_pattern(name):
+            self.fail(f"{value!r} names several: the policy has caps for patterns, under [caps].", param, ctx)
+        if not is_account(account):
             self.fail(f"{value!r} is no account: write provider:anthropic, agent:@kilo, or task:ROOT.", param, ctx)
-        return f"agent:@{name.removeprefix('@')}" if kind == "agent" else text
+        return account
 
 
 class _Cap(click.ParamType[int]):
@@ -188,7 +194,7 @@ async def _set(
 
     sender = _human(settings, "decides on caps")
     async with Bus.connect(settings=settings) as bus:
-        before = {each.account for each in await bus.budget.accounts(all_spans=True)}
+        doubt = await _doubt(bus, settings, account)
         appended = await bus.budget.set_cap(account, period, cap, reason=reason, sender=sender)
         found = [each for each in await bus.budget.accounts() if (each.account, each.period) == (account, period)]
         refused = [each for each in await shares.shares(bus) if each.lines[0].reason == "refused-by-budget"]
@@ -200,12 +206,33 @@ async def _set(
         print_json({**said, "position": str(appended.position), "now": now, "refused": waiting})
         return
     _print(view.account_columns(), rows)
-    if before and account not in before:
-        near = sorted(each for each in before if each.partition(":")[0] == account.partition(":")[0])
-        known = f" Known: {', '.join(near[:9])}." if near else ""
-        say(f"Nothing was spent or capped of {account} before.{known}")
+    if doubt is not None:
+        say(doubt)
     for each in refused:
         say(f"A budget has refused {visible(each.task)} of {each.agent}: bus parked replay {visible(each.task)}")
+
+
+async def _doubt(bus: Bus, settings: Settings, account: str) -> str | None:
+    """What is to be said of an account that nobody knows yet; None for one that is known, and where none is."""
+    import difflib
+
+    from taskbus.cli import names
+    from taskbus_projections.policy import Policy
+
+    policy = Policy.of(settings)
+    known = {each.account for each in await bus.budget.accounts(all_spans=True)}
+    known |= {named for named, _ in policy.allowance.named} if policy is not None else set()
+    kind, _, name = account.partition(":")
+    if account in known:
+        return None
+    if kind == "agent" and (said := await names.doubt(bus, settings, name)) is not None:
+        return said
+    alike = sorted(each for each in known if each.startswith(f"{kind}:"))
+    names_of = {each.partition(":")[2].casefold(): each for each in alike}
+    near = difflib.get_close_matches(name.casefold(), names_of, n=1)
+    some = f" Known: {', '.join(alike[:9])}." if alike else ""
+    which = f": did you mean {names_of[near[0]]}?" if near else f".{some}"
+    return f"Nothing was spent or capped of {account} before{which}" if known else None
 
 
 def _human(settings: Settings, does: str) -> str:

@@ -51,7 +51,8 @@ def budgets(
     Those that spent something in this month or the one before, have a hold or a cap on record, the dearest first. A cap
     on record goes before what `cap` says, as `cap_recorded` tells. `held_microusd` is what the holds reserve that were
     made in that month and are open. `expected_microusd` is None outside the running month; `left_microusd` is without
-    what is held, below zero where a cap was exceeded, None without one.
+    what is held, below zero where a cap was exceeded, None without one: what a run costs that was told in another month
+    than its money was reserved counts in the latter, as it does on the server.
     """
     first = f"{_before(month)}-01"
     found = rows(
@@ -62,14 +63,15 @@ def budgets(
         f"FROM spending WHERE day BETWEEN :first AND :last GROUP BY {of}",
         {"month": f"{month}-01", "first": first, "last": f"{month}-31"},
     )
-    held = _held(database, of, month)
+    counted = _counted(database, of, month)
     nothing: Row = {"calls": 0, "unpriced_calls": 0, "cost_microusd": None}
     recorded = _recorded(database, of)
-    found += [{of: name} | nothing for name in sorted((held.keys() | recorded.keys()) - {row[of] for row in found})]
+    found += [{of: name} | nothing for name in sorted((counted.keys() | recorded.keys()) - {row[of] for row in found})]
     budgets: list[Row] = []
     for row in found:
         name: str = row[of]
-        limit, spent = recorded[name] if name in recorded else cap(name), row["cost_microusd"]
+        limit = recorded[name] if name in recorded else cap(name)
+        committed, held = counted.get(name, (0, 0))
         coming = forecast(database, month, now, of=(of, name))
         budgets.append(
             row
@@ -78,8 +80,8 @@ def budgets(
                 "unpriced_calls": int(row["unpriced_calls"]),
                 "cap_microusd": limit,
                 "cap_recorded": name in recorded,
-                "held_microusd": held.get(name, 0),
-                "left_microusd": None if limit is None else limit - (spent or 0) - held.get(name, 0),
+                "held_microusd": held,
+                "left_microusd": None if limit is None else limit - committed - held,
                 "expected_microusd": coming.microusd if coming else None,
             }
         )
@@ -118,15 +120,15 @@ def forecast(
     return Forecast(round(spent + daily * left), daily, days, left, method)
 
 
-def _held(database: Database, of: Literal["provider", "agent"], month: str) -> dict[str, int]:
-    """What holds that were made in a month and are open reserve, by name."""
+def _counted(database: Database, of: Literal["provider", "agent"], month: str) -> dict[str, tuple[int, int]]:
+    """What caps of a month are compared with, by name: what is committed, and what is held."""
     found = rows(
         database,
-        "SELECT substr(account, ?) AS name, held_microusd AS held FROM accounts "
-        "WHERE span = ? AND period = 'month' AND account GLOB ? AND held_microusd > 0",
+        "SELECT substr(account, ?) AS name, committed_microusd AS committed, held_microusd AS held FROM accounts "
+        "WHERE span = ? AND period = 'month' AND account GLOB ? AND committed_microusd + held_microusd > 0",
         (len(of) + 2, month, f"{of}:*"),
     )
-    return {row["name"]: row["held"] for row in found}
+    return {row["name"]: (row["committed"], row["held"]) for row in found}
 
 
 def _recorded(database: Database, of: Literal["provider", "agent"]) -> dict[str, int | None]:
