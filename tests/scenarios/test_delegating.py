@@ -87,7 +87,7 @@ def test_a_wait_that_a_budget_ends(bus: Console, run_bus: BusCommand, *, as_json
         outcome = json.loads(printed)
         told = json.dumps(outcome["outcome"], ensure_ascii=False)
         assert outcome["state"] == "escalated"
-    for words in ("$0.20 do not fit", "Wait until", "bus delegate @agent GOAL --task T", "bus budget set"):
+    for words in ("$0.20 do not fit", "Reserve less", "bus delegate @agent GOAL --task T", "bus budget set"):
         assert words in told
 
 
