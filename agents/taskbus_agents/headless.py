@@ -16,7 +16,7 @@ import anyio.to_thread
 from msgspec import structs
 
 from taskbus import codec
-from taskbus.envelope import Acknowledgment, Completion, Delegation, Escalation, QualityGates, now
+from taskbus.envelope import Acknowledgment, Completion, Delegation, Escalation, QualityGates
 from taskbus.errors import ConfigurationError, LifecycleConflict, OverBudget, Permanent, RefusedByBudget
 from taskbus.work import Outcome
 from taskbus_agents import evidence, files, outcome, room, surroundings, trouble
@@ -107,8 +107,8 @@ class HeadlessAgent:
         claim = self.workspaces.claim(shared=definition.permission == "read")
         waits = f"Task {work.delivery.task}: it waits for {claim.folder}, in which another delivery is worked on."
         try:
-            is_over = not await claim.taken(lambda: not decides and _is_over(task), lambda: self.on_incident(waits))
-            if is_over or (not decides and _is_over(task)):
+            is_over = not await claim.taken(lambda: not decides and task.is_over, lambda: self.on_incident(waits))
+            if is_over or (not decides and task.is_over):
                 return [outcome.failure(work, "timeout", "The deadline was over before the work began.")]
             return await self._worked_on(work, task, definition)
         except LifecycleConflict:
@@ -125,7 +125,7 @@ class HeadlessAgent:
         )
         changes = None
         try:
-            left = None if work.delivery.is_to_decide else _left(task, self.runner.grace)
+            left = None if work.delivery.is_to_decide else task.left(self.runner.grace)
             one = await self._prepared(work, task, workspace, left, definition)
             changes, settled = await one.done()
             return settled and [one.mask().document(each) for each in settled]
@@ -345,7 +345,7 @@ class _One:
         """The criteria of the delegation, run for as long as its deadline allows."""
         if (claim is not None and claim.result.status == "failure") or changes.is_gone:
             return ()
-        left = _left(self.task, self.agent.runner.grace)
+        left = self.task.left(self.agent.runner.grace)
         checks = replace(self.agent.checks, mask=self.mask())
         if left is not None:
             checks = replace(checks, until=anyio.current_time() + max(left, _SOON))
@@ -385,16 +385,3 @@ class _One:
 
 def _accepted(definition: Definition) -> Acknowledgment:
     return Acknowledgment(accepted=True, provider=definition.provider, model=definition.model)
-
-
-def _left(task: Begun, grace: float = 0.0) -> float | None:
-    """Seconds until the deadline; None without one. With a grace, so much less that what is cut has ended by then."""
-    if task.deadline is None:
-        return None
-    left = (task.deadline - now()).total_seconds()
-    return left - min(grace, left / 10)
-
-
-def _is_over(task: Begun) -> bool:
-    left = _left(task)
-    return left is not None and left <= 0

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 import anyio
 
-from taskbus.envelope import Delegation
+from taskbus.envelope import Delegation, now
 from taskbus.errors import NotFound, Permanent, TimedOut, Unavailable
 from taskbus.lifecycle import DELIVERED
 from taskbus_agents import talk
@@ -57,6 +57,19 @@ class Begun:
     def deadline(self) -> datetime | None:
         """Until when it must be done, as the bus watches over it; None without a deadline."""
         return datetime.fromtimestamp(self.task.deadline / 1000, UTC) if self.task.deadline else None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its deadline is."""
+        left = self.left()
+        return left is not None and left <= 0
+
+    def left(self, grace: float = 0.0) -> float | None:
+        """Seconds until the deadline; None without one. With a grace, so much less that what is cut has ended then."""
+        if self.deadline is None:
+            return None
+        left = (self.deadline - now()).total_seconds()
+        return left - min(grace, left / 10)
 
 
 class Lines:

@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field, replace
 
-import anyio
 import pytest
 
 from taskbus.envelope import Answer
 from tests.agents.scene import TASK, Scene, StandIn, done
+from tests.repositories import repository
 
 pytestmark = pytest.mark.anyio
 
@@ -231,12 +231,7 @@ async def test_an_adapter_that_believes_everything_is_not_believed(scene):
 
 async def test_a_committed_file_is_no_work_of_a_run_in_a_worktree(scene, tmp_path):
     """It is in every worktree, whatever the run has done."""
-    folder = tmp_path / "project"
-    folder.mkdir()
-    (folder / "a").write_text("x")
-    who = ("-c", "user.name=a", "-c", "user.email=a@b")
-    for words in (("init", "--quiet"), ("add", "a"), (*who, "commit", "--quiet", "--message", "a")):
-        await anyio.run_process(["git", *words], cwd=folder)
+    folder = repository(tmp_path / "project", {"a": "x"})
     await scene.delegate("file: a", "$ test -f a")
     await scene.run(["result", done()], workspace="worktree", folder=folder)
     envelope = await scene.settled()

@@ -21,6 +21,7 @@ from taskbus_agents.runner import Runner
 from taskbus_agents.spending import Spending
 from taskbus_agents.trouble import Conduct
 from tests.agents.scene import AGENT, TASK, StandIn, done, until
+from tests.repositories import git, repository
 
 pytestmark = pytest.mark.anyio
 
@@ -299,12 +300,7 @@ async def test_over_its_cap_nothing_runs(scene):
 @pytest.mark.parametrize("kind", ["copy", "worktree"])
 async def test_what_waits_for_money_leaves_nothing(scene, tmp_path, kind):
     """Each time that another run still holds the money, the workspace goes that was made in vain."""
-    project = tmp_path / "project"
-    project.mkdir()
-    (project / "a.txt").write_text("a\n")
-    git = ("git", "-c", "user.name=x", "-c", "user.email=x@y", "-C", str(project))
-    for words in (("init", "-q"), ("add", "."), ("commit", "-q", "-m", "x")):
-        subprocess.run([*git, *words], check=True)  # noqa: ASYNC221 - a moment
+    project = repository(tmp_path / "project", {"a.txt": "a\n"})
     await scene.bus.budget.set_cap("provider:anthropic", "month", 60_000, reason="test")
     await scene.say(Delegation(goal="g"), recipient="@other", task="other")
     await scene.say(Acknowledgment(accepted=True), sender="@other", recipient="@lead", task="other")
@@ -325,7 +321,7 @@ async def test_what_waits_for_money_leaves_nothing(scene, tmp_path, kind):
     assert (await scene.completion()).result.status == "success"
     (folder,) = [each for each in (scene.home / "runs" / TASK).iterdir() if each.suffix != ".logs"]
     assert sorted(each.name for each in folder.iterdir() if each.name != ".git") == ["a.txt", "b.txt"]
-    branches = subprocess.run([*git, "branch"], check=True, capture_output=True, text=True).stdout  # noqa: ASYNC221 - a moment
+    branches = git(project, "branch")
     assert len(branches.splitlines()) == (1 if kind == "copy" else 2)
 
 

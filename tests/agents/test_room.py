@@ -16,7 +16,7 @@ from taskbus_agents.folders import Folders
 from taskbus_agents.runner import Runner
 from taskbus_agents.workspace import Workspaces
 from tests.agents.scene import AGENT, TASK, done
-from tests.agents.test_workspace import git
+from tests.repositories import git, repository
 
 FULL = 1 << 62
 """More than any disk has left."""
@@ -36,13 +36,7 @@ def small_files():
 @pytest.fixture
 def project(tmp_path) -> Path:
     """A repository with one commit, of a file that is large for `small_files`."""
-    folder = tmp_path / "project"
-    folder.mkdir()
-    (folder / "big.bin").write_bytes(os.urandom(200_000))
-    git(folder, "init", "--quiet", "--initial-branch", "main")
-    git(folder, "add", "--all")
-    git(folder, "commit", "--quiet", "--message", "first")
-    return folder
+    return repository(tmp_path / "project", {"big.bin": os.urandom(200_000)})
 
 
 def left(project: Path, tmp_path: Path) -> tuple[list[Path], list[str], int]:

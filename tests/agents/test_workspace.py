@@ -13,28 +13,15 @@ from taskbus.errors import ConfigurationError, Permanent
 from taskbus_agents import snapshot, workspace
 from taskbus_agents.folders import Folders
 from taskbus_agents.workspace import Workspaces
+from tests.repositories import git, repository
 
 REPOSITORY_FILES = {"a.txt": "one\ntwo\n", "src/b.py": "b = 1\n", ".gitignore": "build/\n"}
-
-
-def git(folder: Path, *words: str) -> str:
-    """Run git as somebody."""
-    who = ("-c", "user.name=x", "-c", "user.email=x@example.org", "-c", "commit.gpgsign=false")
-    done = subprocess.run(["git", *who, "-C", str(folder), *words], capture_output=True, text=True, check=True)
-    return done.stdout.strip()
 
 
 @pytest.fixture
 def project(tmp_path) -> Path:
     """A folder with files, which is a git repository with one commit."""
-    folder = tmp_path / "project"
-    for name, text in REPOSITORY_FILES.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text)
-    git(folder, "init", "--quiet", "--initial-branch", "main")
-    git(folder, "add", "--all")
-    git(folder, "commit", "--quiet", "--message", "first")
-    return folder
+    return repository(tmp_path / "project", REPOSITORY_FILES)
 
 
 @pytest.fixture

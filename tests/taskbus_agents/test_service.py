@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
 from contextlib import asynccontextmanager
@@ -33,6 +32,7 @@ from taskbus.errors import Unavailable, UsageError
 from taskbus.settings import Settings
 from taskbus_agents.definition import Definition
 from taskbus_agents.service import Service, serve
+from tests.repositories import repository
 from tests.taskbus_agents.place import AGENT, DELEGATOR, OK, TASK
 from tests.taskbus_agents.waiting import all_gone, written
 
@@ -479,12 +479,7 @@ async def test_a_completion_json_of_before_is_none(place, tmp_path):
 @pytest.mark.parametrize("kind", ["copy", "worktree"])
 async def test_a_command_may_have_a_workspace_of_any_kind(place, tmp_path, kind):
     """A copy of a folder, or a checkout of it; what it prints stays out of it."""
-    project = tmp_path / "project"
-    project.mkdir()
-    (project / "a.txt").write_text("a\n")
-    git = ("git", "-c", "user.name=x", "-c", "user.email=x@y", "-C", str(project))
-    for words in (("init", "-q"), ("add", "."), ("commit", "-q", "-m", "x")):
-        subprocess.run([*git, *words], check=True)  # noqa: ASYNC221 - a moment
+    project = repository(tmp_path / "project", {"a.txt": "a\n"})
     await place.delegate()
     script = f"cat a.txt >&2; echo b >> a.txt; {OK}"
     command = ("sh", "-c", script)
